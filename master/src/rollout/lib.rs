@@ -1,0 +1,3 @@
+//! The rollout state machine.
+#![no_std]
+#![forbid(unsafe_code)]

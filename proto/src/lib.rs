@@ -1,0 +1,25 @@
+//! What `master`, `worker` and `ctl` say to each other.
+//!
+//! Types, a codec and a frame: this crate opens no file descriptor and reads no clock, so that each
+//! program can drive it from its own loop. Every connection begins with a [`Hello`] from both sides;
+//! after that each message travels as one frame, `[length u32 LE][body]`, 1 MiB at most.
+//!
+//! Enum variants are append-only: a variant keeps its place for ever (`tests/golden.rs` holds the bytes).
+//! Paths and output are bytes here; they become lossy text in JSON only, which has types of its own in `ctl`.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod codec;
+pub mod control;
+pub mod frame;
+pub mod ids;
+pub mod version;
+pub mod worker;
+
+pub use codec::CodecError;
+pub use frame::{Inbox, Outbox};
+pub use ids::{Incarnation, Phase, Slot};
+pub use version::{Hello, PROTOCOL};

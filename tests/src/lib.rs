@@ -1,0 +1,1 @@
+//! A harness over the real binaries.
