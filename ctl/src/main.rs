@@ -1,2 +1,179 @@
-//! Being written.
-fn main() {}
+//! `ctl`: tells the master what to do, waits until it is done, and says how it ended.
+//!
+//! It never decides: a command becomes one request on the master's control socket, and the master's last
+//! reply becomes text (or, with `--json`, one document) and an exit code. The caller's terminal gets the
+//! app's own error, made harmless. A closed standard output changes no exit code: a script that reads one
+//! line and stops still learns how the rollout ended.
+//!
+//! Called by people, deploy scripts and apps (through `$PHASED_SOCKET`).
+
+mod ask;
+mod clean;
+mod cli;
+mod client;
+mod exit;
+mod json;
+mod locate;
+mod render;
+mod sys;
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::error::ErrorKind as Usage;
+use proto::control::{Code, Stats};
+
+use crate::ask::Answer;
+use crate::cli::{Cli, Command};
+use crate::exit::{Failure, number};
+use crate::locate::Target;
+
+/// What is printed at the end, and how `ctl` exits.
+struct Said {
+    out: String,
+    err: String,
+    code: Code,
+}
+
+impl Said {
+    fn out(out: String) -> Self {
+        Self { out, err: String::new(), code: Code::Done }
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = env::args_os().collect();
+    let said = match cli::parse(&args) {
+        Ok(cli) => run(&cli).unwrap_or_else(|f| failed(&f, cli.json)),
+        Err(e) => misused(&e, args.iter().any(|a| a == "--json")),
+    };
+    let printed = print(&mut io::stdout().lock(), &said.out);
+    let _ = print(&mut io::stderr().lock(), &said.err);
+    ExitCode::from(match printed {
+        Err(e) if said.code == Code::Done => {
+            let _ = print(&mut io::stderr().lock(), &format!("error: writing to standard output: {e}\n"));
+            number(Code::Failed)
+        }
+        _ => number(said.code),
+    })
+}
+
+/// Writes, and takes a reader that has gone away as one that has read enough.
+fn print(to: &mut impl Write, text: &str) -> io::Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+fn run(cli: &Cli) -> Result<Said, Failure> {
+    let request = cli::request(&cli.command)?;
+    let (socket, name) = meant(cli)?;
+    let target = match (&socket, &name) {
+        (Some(path), _) => Target::Socket(path),
+        (None, Some(name)) => Target::Name(name),
+        (None, None) => Target::Only,
+    };
+    let found = locate::connect(&target)?;
+    let streams = matches!(cli.command, Command::Events);
+    let mut show = |line: &str| {
+        let text = match (streams, cli.json) {
+            (true, true) => json::line(&json::Event { event: line }),
+            (false, true) => return,
+            (false, false) if cli.quiet => return,
+            (_, false) => render::line(line),
+        };
+        // A full disk under a log must not end the wait.
+        let _ = print(&mut io::stdout().lock(), &text);
+    };
+    let answer = ask::ask(found, &cli.command, &request, &mut show)?;
+    Ok(if cli.json { as_json(&cli.command, &answer) } else { as_text(&cli.command, answer, cli.quiet) })
+}
+
+/// Which socket or name is meant: options before the environment, a socket before a name.
+fn meant(cli: &Cli) -> Result<(Option<PathBuf>, Option<String>), Failure> {
+    if cli.socket.is_some() || cli.name.is_some() {
+        return Ok((cli.socket.clone(), cli.name.clone()));
+    }
+    if let Some(path) = locate::set("PHASED_SOCKET") {
+        return Ok((Some(path.into()), None));
+    }
+    let Some(name) = locate::set("PHASED_NAME") else { return Ok((None, None)) };
+    let name =
+        cli::name(&name.to_string_lossy()).map_err(|e| Failure::new(Code::Usage, format!("$PHASED_NAME: {e}")))?;
+    Ok((None, Some(name)))
+}
+
+fn as_json(command: &Command, answer: &Answer) -> Said {
+    let out = match answer {
+        Answer::Ended { code, rollout, .. } => {
+            return Said { code: *code, ..Said::out(json::line(&json::LastRollout::from(&**rollout))) };
+        }
+        Answer::Began { rollout, .. } => json::line(&json::Began::new(*rollout)),
+        Answer::Done { facts, .. } => json::line(&json::Good(facts)),
+        Answer::Stats(stats) if matches!(command, Command::Status) => {
+            return Said { code: short(stats), ..Said::out(json::line(&json::Short::from(&**stats))) };
+        }
+        Answer::Stats(stats) => json::line(&json::Stats::from(&**stats)),
+        Answer::Report(report) => json::line(&json::LastReport::new(report.as_deref())),
+        Answer::Over => String::new(),
+    };
+    Said::out(out)
+}
+
+fn as_text(command: &Command, answer: Answer, quiet: bool) -> Said {
+    let unless_quiet = |text: String| if quiet { String::new() } else { text };
+    match answer {
+        Answer::Ended { code: Code::Done, message, .. } => Said::out(unless_quiet(render::line(&message))),
+        Answer::Ended { code, message, rollout } => {
+            Said { out: String::new(), err: render::failed_rollout(&message, &rollout), code }
+        }
+        Answer::Began { message, .. } | Answer::Done { message, .. } => Said::out(unless_quiet(render::line(&message))),
+        Answer::Stats(stats) if matches!(command, Command::Status) => {
+            Said { code: short(&stats), ..Said::out(unless_quiet(render::status(&stats))) }
+        }
+        Answer::Stats(stats) => Said::out(render::stats(&stats, SystemTime::now())),
+        Answer::Report(report) => Said::out(render::report(report.as_deref())),
+        Answer::Over => Said::out(String::new()),
+    }
+}
+
+/// What `status` exits with.
+fn short(stats: &Stats) -> Code {
+    match stats.state.as_str() {
+        "steady" | "held" => Code::Done,
+        "degraded" => Code::Degraded,
+        _ => Code::Busy,
+    }
+}
+
+fn failed(failure: &Failure, json: bool) -> Said {
+    let code = failure.code;
+    if json {
+        return Said { code, ..Said::out(json::line(&json::Wrong::from(failure))) };
+    }
+    Said { out: String::new(), err: render::failure(failure), code }
+}
+
+/// A usage error, or the help that was asked for.
+fn misused(error: &clap::Error, json: bool) -> Said {
+    let text = error.to_string();
+    match error.kind() {
+        Usage::DisplayHelp | Usage::DisplayVersion => Said::out(text),
+        _ if json => {
+            let message = match error.kind() {
+                Usage::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing; see `ctl --help`",
+                _ => text.trim_end().trim_start_matches("error: "),
+            };
+            failed(&Failure::new(Code::Usage, message), true)
+        }
+        _ => Said { out: String::new(), err: text, code: Code::Usage },
+    }
+}

@@ -1,0 +1,310 @@
+//! The command line, and the request that each command becomes.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use nix::sys::signal::Signal;
+use proto::Slot;
+use proto::control::{self, Request, Scale};
+
+use crate::exit::Failure;
+
+/// Where the options that every command has stand in its help.
+const EVERY: &str = "Options of every command";
+
+const HELP: &str = include_str!("help.txt");
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(name = "ctl", version, override_help = HELP, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// The master's control socket [env: PHASED_SOCKET]
+    #[arg(long, global = true, value_name = "PATH", help_heading = EVERY)]
+    pub(crate) socket: Option<PathBuf>,
+    /// The master of this name [env: PHASED_NAME]
+    #[arg(long, global = true, value_name = "NAME", value_parser = name, help_heading = EVERY)]
+    pub(crate) name: Option<String>,
+    /// Print exactly one JSON document on stdout (events: one a line)
+    #[arg(long, global = true, help_heading = EVERY)]
+    pub(crate) json: bool,
+    /// Print errors and what was asked for only
+    #[arg(long, global = true, help_heading = EVERY)]
+    pub(crate) quiet: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring what the master's --dir names now into every slot, and wait for the end
+    ///
+    /// Slot by slot, a new worker is booted beside the old one; only when it is ready is the old one let go. Code
+    /// that does not boot is refused: what it had replaced is put back, its own error is printed, and the exit
+    /// code is 3.
+    PhasedRestart(PhasedRestart),
+    /// End the running rollout and put back what it replaced
+    Abort,
+    /// Go back: from a held release to the known-good one, else to the release before this one
+    Rollback,
+    /// Trust what --dir (or DIR) names now, for every later spawn; restarts nothing
+    #[command(alias = "reload-worker-directory")]
+    ReloadDir {
+        /// Another directory than the master's --dir
+        dir: Option<PathBuf>,
+    },
+    /// Print one line; exit code 0 steady or held, 4 degraded, 5 in motion, 7 no master
+    Status,
+    /// Print everything, as a table
+    Stats,
+    /// Print the last boot failure, whole
+    Report,
+    /// Print what the master does from now on; with --json one document a line
+    Events,
+    /// Change the number of workers
+    Scale {
+        /// This many, or so many more or fewer
+        #[arg(value_name = "N|+N|-N", value_parser = scale, allow_hyphen_values = true)]
+        to: Scale,
+    },
+    /// Replace one slot's worker
+    Restart {
+        /// The slot, from 0
+        slot: u32,
+    },
+    /// Send a signal to every app
+    Signal {
+        /// Its name (HUP, SIGHUP) or number
+        #[arg(value_name = "SIG", value_parser = signal)]
+        signal: i32,
+    },
+    /// Let every app finish, then end the master
+    Stop,
+    /// Kill every app and end the master
+    Halt,
+}
+
+/// How to restart.
+#[derive(Debug, Args)]
+pub(crate) struct PhasedRestart {
+    /// Use DIR instead of the master's --dir, for this rollout only
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Do not promote the new release: crashed workers come back with the old one until reload-dir
+    #[arg(long)]
+    pub(crate) hold: bool,
+    /// Return as soon as the master has begun
+    #[arg(long, conflicts_with = "timeout")]
+    pub(crate) no_wait: bool,
+    /// Wait no longer than D (300ms, 5s, 2m); the rollout goes on, exit code 6
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Extra workers allowed meanwhile
+    #[arg(long, value_name = "N")]
+    pub(crate) surge: Option<u32>,
+    /// Slots that may be without a ready worker meanwhile
+    #[arg(long, value_name = "N")]
+    pub(crate) max_unavailable: Option<u32>,
+    /// Quiet time after the last worker is ready (300ms, 5s, 2m; 0 for none)
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) soak: Option<Duration>,
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// clap's: usage errors, and the texts of `--help` and `--version`.
+pub(crate) fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(args)
+}
+
+/// The request that a command becomes.
+///
+/// # Errors
+/// Code 1 when the current directory, in which a relative DIR stands, is gone.
+pub(crate) fn request(command: &Command) -> Result<Request, Failure> {
+    Ok(match command {
+        Command::PhasedRestart(options) => Request::PhasedRestart(control::PhasedRestart {
+            dir: options.dir.as_deref().map(absolute).transpose()?,
+            hold: options.hold,
+            surge: options.surge,
+            max_unavailable: options.max_unavailable,
+            // Rounded up: a quiet time that was asked for is never dropped.
+            soak_ms: options.soak.map(|d| u64::try_from(d.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)),
+        }),
+        Command::Abort => Request::Abort,
+        Command::Rollback => Request::Rollback,
+        Command::ReloadDir { dir } => Request::ReloadDir(dir.as_deref().map(absolute).transpose()?),
+        Command::Status | Command::Stats => Request::Stats,
+        Command::Report => Request::Report,
+        Command::Events => Request::Events,
+        Command::Scale { to } => Request::Scale(*to),
+        Command::Restart { slot } => Request::Restart(Slot(*slot)),
+        Command::Signal { signal } => Request::Signal(*signal),
+        Command::Stop => Request::Stop,
+        Command::Halt => Request::Halt,
+    })
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}; write it as 300ms, 5s or 2m"))
+}
+
+/// A name is a file's name: the socket is NAME.sock.
+pub(crate) fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('/') {
+        return Err("a name is neither empty nor a path; for a path use --socket".into());
+    }
+    Ok(text.into())
+}
+
+/// `scale`'s word: `4`, `+1`, `-1`.
+fn scale(text: &str) -> Result<Scale, String> {
+    let (make, digits): (fn(u32) -> Scale, &str) = match text.as_bytes().first() {
+        Some(b'+') => (Scale::Up, &text[1..]),
+        Some(b'-') => (Scale::Down, &text[1..]),
+        _ => (Scale::To, text),
+    };
+    // `parse` itself would take a second sign.
+    if !digits.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err("a number is wanted, or one with + or - before it".into());
+    }
+    digits.parse().map(make).map_err(|e| e.to_string())
+}
+
+/// A signal's name, with or without SIG, in any case; or its number.
+fn signal(text: &str) -> Result<i32, String> {
+    const LAST: i32 = 64;
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=LAST).contains(&number) {
+            Ok(number)
+        } else {
+            Err(format!("a signal's number is from 1 to {LAST}"))
+        };
+    }
+    let upper = text.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    Signal::from_str(&full).map(|s| s as i32).map_err(|_| "no signal of that name; `kill -l` lists them".into())
+}
+
+/// A directory as the master can find it: made absolute here, because the master has another current
+/// directory, and with its symlinks, because the master resolves them.
+fn absolute(dir: &Path) -> Result<Vec<u8>, Failure> {
+    let absolute = std::path::absolute(dir).map_err(|e| {
+        let reason = format!("'{}' stands in the current directory, which cannot be read: {e}", dir.display());
+        Failure::other(format!("{reason}; give an absolute path"))
+    })?;
+    Ok(absolute.into_os_string().into_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn asked(words: &[&str]) -> Request {
+        let args: Vec<OsString> = std::iter::once("ctl").chain(words.iter().copied()).map(OsString::from).collect();
+        request(&parse(&args).unwrap().command).unwrap()
+    }
+
+    fn usage(words: &[&str]) -> String {
+        let args: Vec<OsString> = std::iter::once("ctl").chain(words.iter().copied()).map(OsString::from).collect();
+        parse(&args).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn clap_is_content() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_option_stands_in_the_help() {
+        let command = Cli::command();
+        for sub in command.get_subcommands() {
+            for name in std::iter::once(sub.get_name()).chain(sub.get_all_aliases()) {
+                assert!(HELP.contains(name), "{name}");
+            }
+            assert!(sub.get_about().is_some(), "{}", sub.get_name());
+        }
+        for option in command.get_arguments().filter_map(|a| a.get_long()) {
+            assert!(HELP.contains(&format!("--{option}")), "{option}");
+        }
+    }
+
+    #[test]
+    fn the_help_fits_a_screen() {
+        assert!(HELP.lines().count() <= 45, "{}", HELP.lines().count());
+        for line in HELP.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn scale_takes_a_number_or_a_step() {
+        assert_eq!(asked(&["scale", "4"]), Request::Scale(Scale::To(4)));
+        assert_eq!(asked(&["scale", "+1"]), Request::Scale(Scale::Up(1)));
+        assert_eq!(asked(&["scale", "-1"]), Request::Scale(Scale::Down(1)));
+        assert_eq!(asked(&["scale", "--json", "-2"]), Request::Scale(Scale::Down(2)));
+        assert_eq!(asked(&["scale", "-2", "--json"]), Request::Scale(Scale::Down(2)));
+        for bad in ["x", "", "+", "-", "--1", "+-1", "1.5", "4294967296"] {
+            usage(&["scale", bad]);
+        }
+    }
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for word in ["HUP", "SIGHUP", "hup", "sighup", "1"] {
+            assert_eq!(asked(&["signal", word]), Request::Signal(1), "{word}");
+        }
+        assert_eq!(asked(&["signal", "64"]), Request::Signal(64));
+        for bad in ["0", "65", "-1", "NOPE", "SIG", ""] {
+            usage(&["signal", bad]);
+        }
+    }
+
+    #[test]
+    fn directories_become_absolute_and_keep_their_symlinks() {
+        let cwd = std::env::current_dir().unwrap();
+        let under = |rest: &str| cwd.join(rest).into_os_string().into_vec();
+        assert_eq!(asked(&["reload-dir", "."]), Request::ReloadDir(Some(cwd.clone().into_os_string().into_vec())));
+        assert_eq!(asked(&["reload-dir", "a/b"]), Request::ReloadDir(Some(under("a/b"))));
+        assert_eq!(asked(&["reload-dir", "./a"]), Request::ReloadDir(Some(under("a"))));
+        assert_eq!(asked(&["reload-worker-directory", "../a"]), Request::ReloadDir(Some(under("../a"))));
+        assert_eq!(asked(&["reload-dir", "/app/current"]), Request::ReloadDir(Some(b"/app/current".to_vec())));
+        assert_eq!(asked(&["reload-dir"]), Request::ReloadDir(None));
+        usage(&["reload-dir", ""]);
+    }
+
+    #[test]
+    fn a_directory_need_not_be_text() {
+        let args = [b"ctl".to_vec(), b"reload-dir".to_vec(), b"/app/\xff".to_vec()].map(OsString::from_vec);
+        let wanted = Request::ReloadDir(Some(b"/app/\xff".to_vec()));
+        assert_eq!(request(&parse(&args).unwrap().command).unwrap(), wanted);
+    }
+
+    #[test]
+    fn a_phased_restart_carries_its_options() {
+        let wanted = control::PhasedRestart {
+            dir: Some(b"/app/next".to_vec()),
+            hold: true,
+            surge: Some(0),
+            max_unavailable: Some(1),
+            soak_ms: Some(300),
+        };
+        let words = "phased-restart --dir /app/next --hold --surge 0 --max-unavailable 1 --soak 300ms --timeout 2m";
+        assert_eq!(asked(&words.split(' ').collect::<Vec<_>>()), Request::PhasedRestart(wanted));
+        assert_eq!(asked(&["phased-restart"]), Request::PhasedRestart(control::PhasedRestart::default()));
+        for (soak, millis) in [("0", 0), ("0s", 0), ("5s", 5000), ("2m", 120_000), ("1us", 1)] {
+            let options = control::PhasedRestart { soak_ms: Some(millis), ..Default::default() };
+            assert_eq!(asked(&["phased-restart", "--soak", soak]), Request::PhasedRestart(options), "{soak}");
+        }
+        assert!(usage(&["phased-restart", "--soak", "5"]).contains("300ms, 5s or 2m"));
+        usage(&["phased-restart", "--no-wait", "--timeout", "1s"]);
+    }
+}
