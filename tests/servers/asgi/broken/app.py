@@ -1,0 +1,5 @@
+"""A release that does not parse."""
+
+
+async def app(scope, receive, send)
+    pass

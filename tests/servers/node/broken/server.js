@@ -1,0 +1,2 @@
+// A release whose dependency was forgotten.
+require('package-of-the-next-release');
