@@ -1,3 +1,123 @@
-//! The rollout state machine.
+//! The mind: the rollout state machine. Events in, actions out; no clock, no I/O, no randomness.
+//!
+//! Everything that is policy lives here: which worker is spawned from which release, when a worker is drained,
+//! when a rollout is over and how. The body (the `master` binary) turns what happens into [`Event`]s, hands them
+//! to [`Rollout::step`] one at a time, and performs the [`Action`]s; what an action brings about comes back as a
+//! later event. It never panics on an event that does not fit: news of a worker it does not know is stale.
+//!
+//! What must hold in every state is written down in [`invariant`]; the tests search every reachable state for it.
+
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod action;
+mod canon;
+mod command;
+mod event;
+pub mod invariant;
+mod news;
+mod plan;
+mod policy;
+mod run;
+mod slot;
+pub mod text;
+mod view;
+
+pub use action::{Action, Answer, Ended, Exit, Note, Outcome, Reason};
+pub use event::{Command, CommandId, Event, ReleaseId, ScaleTo, Timer};
+pub use policy::{BOOT_GRACE, END_TIMEOUT, HEALTHY_AFTER, MAX_WORKERS, OVERDUE_GRACE, Settings};
+pub use proto::{Incarnation, Phase, Slot};
+pub use run::{Kind, Run, RunStage};
+pub use slot::{Code, Worker, WorkerState};
+pub use view::{SlotView, State};
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use slot::SlotState;
+
+/// The rollout state machine of one master.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rollout {
+    settings: Settings,
+    slots: Vec<SlotState>,
+    workers: BTreeMap<Incarnation, Worker>,
+    /// Which workers sit in each slot: what makes a look at one slot cheap among hundreds.
+    seats: Vec<Vec<Incarnation>>,
+    mode: Mode,
+    known_good: Code,
+    /// Whether the known-good release was ever ready in every slot (false only during and after a poor first start).
+    confirmed: bool,
+    /// Releases that were known-good before, the latest last.
+    previous: Vec<ReleaseId>,
+    held: Option<Code>,
+    refused: BTreeSet<ReleaseId>,
+    scaling: Vec<Scaling>,
+    next_incarnation: u64,
+    next_phase: u32,
+    next_run: u64,
+}
+
+/// What the machine is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Mode {
+    /// The first attempt of every slot at the first start.
+    Starting,
+    /// No rollout runs.
+    Idle,
+    /// A rollout runs.
+    Running(Run),
+    /// Everything is being ended; who asked is answered when it is over.
+    Stopping { exit: Exit, waiting: Vec<CommandId> },
+}
+
+/// A `scale` that somebody waits for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Scaling {
+    command: CommandId,
+    from: u32,
+    to: u32,
+    failed: Option<Incarnation>,
+}
+
+impl Rollout {
+    /// A machine that is to start `release` in every slot. Nothing happens before [`Event::Start`].
+    #[must_use]
+    pub fn new(settings: Settings, release: ReleaseId) -> Self {
+        Self {
+            slots: (0..settings.workers).map(|_| SlotState::default()).collect(),
+            settings,
+            workers: BTreeMap::new(),
+            seats: Vec::new(),
+            mode: Mode::Starting,
+            known_good: Code { release, phase: Phase(0) },
+            confirmed: false,
+            previous: Vec::new(),
+            held: None,
+            refused: BTreeSet::new(),
+            scaling: Vec::new(),
+            next_incarnation: 1,
+            next_phase: 1,
+            next_run: 1,
+        }
+    }
+
+    /// Takes in one event and appends what is to be done, in order.
+    pub fn step(&mut self, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Start => {}
+            Event::Booted(worker) => self.booted(worker, out),
+            Event::BootFailed { worker, release_gone } => self.boot_failed(worker, release_gone, out),
+            Event::Exited(worker) => self.exited(worker, out),
+            Event::Lost(worker) => self.lost(worker, out),
+            Event::Gone(worker) => self.gone(worker, out),
+            Event::Fired(timer) => self.fired(timer, out),
+            Event::Resolved { slot, release } => self.resolved(slot, release, out),
+            Event::ListenerLost => self.listener_lost(out),
+            Event::Command { id, command } => self.command(id, command, out),
+        }
+        self.plan(out);
+    }
+}

@@ -1,0 +1,119 @@
+//! What the mind hears.
+
+use core::time::Duration;
+
+use proto::{Incarnation, Slot};
+
+/// A release directory, known by a number; the body keeps the paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReleaseId(pub u32);
+
+/// Somebody who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId(pub u64);
+
+/// A timer that the mind arms. One of each kind and subject at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// The quiet time after the last candidate worker is ready.
+    Soak,
+    /// A crashing slot may be tried again.
+    Backoff(Slot),
+    /// A slot that had crashed has been healthy for long enough.
+    Healthy(Slot),
+    /// A worker should have reported its boot's end by now.
+    BootLate(Incarnation),
+    /// A worker should be gone by now.
+    Overdue(Incarnation),
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Event {
+    /// The master has its sockets: begin.
+    Start,
+    /// A worker's app is ready.
+    Booted(Incarnation),
+    /// A worker's app did not boot (or the worker could not be spawned). The worker ends what is left of it.
+    BootFailed {
+        /// Which worker.
+        worker: Incarnation,
+        /// Its release directory does not exist any more.
+        release_gone: bool,
+    },
+    /// A worker's app ended after it had been ready. The worker ends what is left of it.
+    Exited(Incarnation),
+    /// A worker process died and processes of its app live on.
+    Lost(Incarnation),
+    /// A worker process has ended and nothing of its app is left.
+    Gone(Incarnation),
+    /// A timer ran out.
+    Fired(Timer),
+    /// The answer to [`crate::Action::ResolveDir`]: what `dir` names now, if anything.
+    Resolved {
+        /// The slot that asked.
+        slot: Slot,
+        /// The release, `None` when `dir` does not resolve.
+        release: Option<ReleaseId>,
+    },
+    /// A listening socket was lost for good and has been bound anew: every worker so far holds a dead one.
+    ListenerLost,
+    /// Somebody wants something.
+    Command {
+        /// Whom to answer.
+        id: CommandId,
+        /// What is wanted.
+        command: Command,
+    },
+}
+
+/// What an operator can ask of the mind. Releases are already resolved, once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Command {
+    /// Roll a release out.
+    PhasedRestart {
+        /// The candidate.
+        release: ReleaseId,
+        /// Do not promote it.
+        hold: bool,
+        /// `--surge` of this rollout.
+        surge: Option<u32>,
+        /// `--max-unavailable` of this rollout.
+        max_unavailable: Option<u32>,
+        /// `--soak` of this rollout.
+        soak: Option<Duration>,
+    },
+    /// Pin a release for every later spawn.
+    ReloadDir {
+        /// The release.
+        release: ReleaseId,
+        /// Whether a person named the directory (else it is what `dir` resolves to).
+        explicit: bool,
+    },
+    /// End the running rollout and put back what it replaced.
+    Abort,
+    /// Go back to the known-good release (held) or to the one before it.
+    Rollback {
+        /// The directory of [`crate::Rollout::rollback_target`] does not exist any more.
+        gone: bool,
+    },
+    /// Change the number of slots.
+    Scale(ScaleTo),
+    /// Replace one slot's worker.
+    Restart(Slot),
+    /// Drain everything and end.
+    Stop,
+    /// Kill everything and end.
+    Halt,
+}
+
+/// How many slots are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ScaleTo {
+    /// This many.
+    Exactly(u32),
+    /// This many more.
+    Up(u32),
+    /// This many fewer.
+    Down(u32),
+}

@@ -1,0 +1,135 @@
+//! The promises of the contract, as checks over one step: what the state was, what was done, what it is.
+//!
+//! P2 ready workers are never taken below the budget, P3 never too many instances, P4 a failed candidate costs no
+//! good worker, P5 no spawn outside a rollout uses untried code; and no timer is armed without a reason (P8).
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use proto::Slot;
+
+use crate::action::Action;
+use crate::event::Event;
+use crate::run::RunStage;
+use crate::slot::WorkerState;
+use crate::{Mode, Rollout};
+
+/// Checks one step.
+///
+/// # Errors
+/// Which promise was broken, and how.
+pub fn check(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    check_drains(before, event, actions, after)?;
+    check_spawns(before, actions, after)?;
+    check_state(after)
+}
+
+/// P2, P4: what the step told to end.
+fn check_drains(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    if matches!(after.mode, Mode::Stopping { .. }) {
+        return Ok(());
+    }
+    let drained: Vec<_> = actions
+        .iter()
+        .filter_map(|a| match a {
+            Action::Drain { worker, .. } | Action::Kill(worker) => Some(*worker),
+            _ => None,
+        })
+        .filter(|id| before.workers.get(id).is_some_and(|w| w.state == WorkerState::Ready))
+        .collect();
+    for id in drained {
+        let worker = &before.workers[&id];
+        if after.slot(worker.slot).is_none() {
+            continue; // scaled down: the command itself was checked
+        }
+        if !after.is_ready(worker.slot) && after.ready_slots() < after.needed() {
+            return Err(format!(
+                "P2: draining worker {id} leaves {} ready slots, {} are needed",
+                after.ready_slots(),
+                after.needed()
+            ));
+        }
+        let rolling_back = matches!(after.run().map(|r| r.stage), Some(RunStage::RollingBack(_) | RunStage::GivingUp));
+        let known_good = worker.code.release == before.known_good.release;
+        let candidate = before.is_candidate(worker);
+        // The listener's loss is the one reason to replace a good worker then.
+        if rolling_back && known_good && !candidate && !worker.stale && !matches!(event, Event::ListenerLost) {
+            let other = after
+                .living(worker.slot)
+                .any(|(_, w)| w.state == WorkerState::Ready && w.code.release == after.known_good.release);
+            if !other {
+                return Err(format!("P4: known-good worker {id} is drained while rolling back"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// P3, P5: what the step spawned.
+fn check_spawns(before: &Rollout, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    let spawned = actions.iter().filter(|a| matches!(a, Action::Spawn { .. })).count();
+    if spawned == 0 {
+        return Ok(());
+    }
+    if after.alive() > after.capacity() {
+        return Err(format!("P3: {} instances are alive, {} may be", after.alive(), after.capacity()));
+    }
+    for action in actions {
+        let Action::Spawn { worker, slot, release, .. } = action else { continue };
+        let Some(spawned) = after.workers.get(worker) else { continue };
+        let candidate = spawned.run.is_some()
+            && after.run().is_some_and(|r| r.stage == RunStage::Rolling && r.to.release == *release);
+        let good = [before.known_good.release, after.known_good.release].contains(release);
+        let fallback = before.slot(*slot).is_some_and(|s| s.fallback == Some(*release) || s.resolving);
+        let trusted = candidate || good || (fallback && !after.is_refused(*release));
+        if !trusted {
+            return Err(format!("P5: worker {worker} is spawned from release {}, which nobody trusts", release.0));
+        }
+    }
+    Ok(())
+}
+
+/// What holds between steps.
+fn check_state(after: &Rollout) -> Result<(), String> {
+    for slot in after.slot_numbers() {
+        let Some(state) = after.slot(slot) else { continue };
+        let living = after.living(slot).count();
+        if living > 2 {
+            return Err(format!("slot {slot} has {living} living workers"));
+        }
+        let ready = after.living(slot).filter(|(_, w)| w.state == WorkerState::Ready).count();
+        if ready > 1 {
+            return Err(format!("slot {slot} has {ready} ready workers between steps"));
+        }
+        if state.healing && state.crashes == 0 {
+            return Err(format!("P8: slot {slot} has a healthy timer without a crash"));
+        }
+        if wants_somebody(after, slot) && after.alive() < after.capacity() {
+            return Err(format!("slot {slot} is empty and nothing is under way for it"));
+        }
+    }
+    if matches!(after.mode, Mode::Idle) {
+        if after.workers.values().any(|w| w.run.is_some()) {
+            return Err(String::from("a candidate outlived its rollout"));
+        }
+        if after.slots.iter().any(|s| s.lost_old) {
+            return Err(String::from("lost_old outlived its rollout"));
+        }
+    }
+    if after.refused.contains(&after.known_good.release) {
+        return Err(String::from("the known-good release counts as refused"));
+    }
+    Ok(())
+}
+
+/// P6 in small: an empty slot is waiting for a timer, for an answer, or is being filled.
+fn wants_somebody(rollout: &Rollout, slot: Slot) -> bool {
+    let Some(state) = rollout.slot(slot) else { return false };
+    let tried = rollout.mode == Mode::Starting && state.first == Some(false);
+    !matches!(rollout.mode, Mode::Stopping { .. })
+        && rollout.living(slot).next().is_none()
+        && !state.backoff
+        && !state.resolving
+        && !tried
+}

@@ -1,0 +1,357 @@
+//! From what *is* to what is *wanted*: after each event, which workers end, which are spawned, what is over.
+//!
+//! The order within a step is fixed: take on slots, end workers, spawn workers, and see whether something is
+//! over; again for as long as something was. A drained worker frees its place only when it is gone.
+
+use alloc::vec::Vec;
+
+use proto::{Incarnation, Slot};
+
+use crate::action::{Action, Answer, Exit, Note, Outcome, Reason};
+use crate::event::Timer;
+use crate::run::{Kind, RunStage};
+use crate::slot::{Code, Worker, WorkerState};
+use crate::{Mode, Rollout};
+
+impl Rollout {
+    pub(crate) fn plan(&mut self, out: &mut Vec<Action>) {
+        let degraded_before = self.is_degraded();
+        loop {
+            if matches!(self.mode, Mode::Stopping { .. }) {
+                self.plan_stop(out);
+                return;
+            }
+            self.take_on();
+            self.retire(out);
+            self.fill(out);
+            if !self.advance(out) {
+                break;
+            }
+        }
+        self.answer_scaling(out);
+        match (degraded_before, self.is_degraded()) {
+            (false, true) => out.push(Action::Note(Note::Degraded)),
+            (true, false) if self.mode == Mode::Idle => out.push(Action::Note(Note::Recovered)),
+            _ => {}
+        }
+    }
+
+    fn plan_stop(&mut self, out: &mut Vec<Action>) {
+        if !self.workers.is_empty() {
+            return;
+        }
+        if let Mode::Stopping { exit, waiting } = &mut self.mode {
+            for command in core::mem::take(waiting) {
+                out.push(Action::Reply { command, answer: Answer::Stopped });
+            }
+            out.push(Action::Exit(*exit));
+        }
+    }
+
+    /// Whether the rollout is through with a slot.
+    pub(crate) fn is_done(&self, slot: Slot) -> bool {
+        self.living(slot).any(|(_, w)| w.state == WorkerState::Ready && self.is_candidate(w))
+    }
+
+    /// How many slots the rollout is through with.
+    pub(crate) fn steps_done(&self) -> u32 {
+        self.slot_numbers().filter(|s| self.is_done(*s)).count() as u32
+    }
+
+    /// Takes on as many slots as the budget allows: those without a ready worker first, then in order.
+    fn take_on(&mut self) {
+        loop {
+            let Some(run) = self.run() else { return };
+            if run.stage != RunStage::Rolling {
+                return;
+            }
+            let budget = self.budget();
+            let under_way = run.touched.iter().filter(|s| !self.is_done(**s)).count() as u32;
+            if under_way >= budget.width()
+                || (budget.surge > 0 && self.alive() + under_way_unspawned(self) >= self.capacity())
+            {
+                return;
+            }
+            // A `restart` takes on its slot and no other.
+            let untouched =
+                self.slot_numbers().filter(|s| !run.touched.contains(s) && run.only.is_none_or(|o| o == *s));
+            let Some(next) = untouched.min_by_key(|s| (self.is_ready(*s), *s)) else { return };
+            self.touch(next);
+        }
+    }
+
+    /// Ends what has been replaced, what lost a race, and (with surge 0) what is to be replaced.
+    fn retire(&mut self, out: &mut Vec<Action>) {
+        for slot in self.slot_numbers() {
+            let rolling = self.run().is_some_and(|r| r.stage == RunStage::Rolling && r.touched.contains(&slot));
+            let keeper = self.keeper(slot, rolling);
+            let living: Vec<(Incarnation, Worker)> = self.living(slot).map(|(id, w)| (id, w.clone())).collect();
+            if let Some(keeper) = keeper {
+                for (id, _) in living.iter().filter(|(id, _)| *id != keeper) {
+                    self.end(*id, out);
+                }
+                continue;
+            }
+            if rolling && self.budget().surge == 0 {
+                self.cancel_backoff(slot, out);
+            }
+            for (id, worker) in &living {
+                let replaced = if rolling { !self.is_candidate(worker) } else { self.is_bad(worker) };
+                if !replaced {
+                    continue;
+                }
+                match worker.state {
+                    // With a surge, a booting known-good worker may yet win against the candidate.
+                    WorkerState::Booting if rolling && self.budget().surge > 0 => {}
+                    WorkerState::Booting => self.end(*id, out),
+                    WorkerState::Ready => {
+                        let stop_first = self.budget().surge == 0 && (rolling || self.may_put_back(slot));
+                        if stop_first && self.ready_slots() > self.needed() {
+                            self.end(*id, out);
+                        }
+                    }
+                    WorkerState::Draining => {}
+                }
+            }
+        }
+    }
+
+    /// The ready worker because of which every other one in its slot can end.
+    fn keeper(&self, slot: Slot, rolling: bool) -> Option<Incarnation> {
+        let mut ready = self.living(slot).filter(|(_, w)| w.state == WorkerState::Ready);
+        if rolling {
+            return ready.find(|(_, w)| self.is_candidate(w)).map(|(id, _)| id);
+        }
+        ready.find(|(_, w)| !self.is_bad(w)).map(|(id, _)| id)
+    }
+
+    /// Spawns what is wanted, the most needed first, as far as P3 allows.
+    fn fill(&mut self, out: &mut Vec<Action>) {
+        let slots: Vec<Slot> = self.slot_numbers().collect();
+        // Seats where nobody sits and nobody is coming.
+        for slot in &slots {
+            if self.living(*slot).next().is_none() && self.may_spawn(*slot) {
+                match self.candidate_for(*slot) {
+                    Some(code) => self.spawn_within(*slot, code, true, out),
+                    None => self.spawn_within(*slot, self.code_for(*slot), false, out),
+                }
+            }
+        }
+        // An old worker crashed while its candidate boots: whichever is ready first.
+        for slot in &slots {
+            let wanted = self.slot(*slot).is_some_and(|s| s.lost_old && !s.backoff);
+            let served = self.living(*slot).any(|(_, w)| w.state == WorkerState::Ready || !self.is_candidate(w));
+            if wanted && !served {
+                self.spawn_within(*slot, self.known_good, false, out);
+            }
+        }
+        // Candidates beside old workers.
+        for slot in &slots {
+            let Some(code) = self.candidate_for(*slot) else { continue };
+            let stop_first = self.budget().surge == 0;
+            let has = self.living(*slot).any(|(_, w)| self.is_candidate(w));
+            let waits = stop_first && self.living(*slot).next().is_some();
+            if !has && !waits {
+                self.spawn_within(*slot, code, true, out);
+            }
+        }
+        // Known-good beside what has to go.
+        for slot in &slots {
+            let bad = self.living(*slot).any(|(_, w)| self.is_bad(w) && w.state == WorkerState::Ready);
+            let good = self.living(*slot).any(|(_, w)| !self.is_bad(w));
+            if bad && !good && self.budget().surge > 0 && self.may_put_back(*slot) {
+                self.spawn_within(*slot, self.code_for(*slot), false, out);
+            }
+        }
+    }
+
+    fn spawn_within(&mut self, slot: Slot, code: Code, candidate: bool, out: &mut Vec<Action>) {
+        if self.alive() < self.capacity() {
+            self.spawn(slot, code, candidate, out);
+        }
+    }
+
+    /// The candidate's code, when the rollout wants one in this slot.
+    fn candidate_for(&self, slot: Slot) -> Option<Code> {
+        let run = self.run()?;
+        (run.stage == RunStage::Rolling && run.touched.contains(&slot)).then_some(run.to)
+    }
+
+    /// What a spawn outside the rollout uses: known-good, or what stands in for it when its directory is gone.
+    fn code_for(&self, slot: Slot) -> Code {
+        let fallback = self.slot(slot).and_then(|s| s.fallback);
+        Code { release: fallback.unwrap_or(self.known_good.release), phase: self.known_good.phase }
+    }
+
+    fn may_spawn(&self, slot: Slot) -> bool {
+        // At first start a slot is tried once, until every slot has been.
+        let tried = |first| self.mode == Mode::Starting && first == Some(false);
+        self.slot(slot).is_some_and(|s| !s.backoff && !s.resolving && !tried(s.first))
+    }
+
+    /// Whether a slot that serves something else may be put back now: in a rollback all of them, as far as surge
+    /// allows; when that has failed one after the other, for what serves keeps serving.
+    fn may_put_back(&self, slot: Slot) -> bool {
+        if !self.may_spawn(slot) {
+            return false;
+        }
+        match &self.mode {
+            Mode::Running(run) => matches!(run.stage, RunStage::RollingBack(_) | RunStage::Draining(_)),
+            Mode::Idle => {
+                let waits = |s: Slot| self.slot(s).is_some_and(|s| s.backoff || s.resolving);
+                let boots = |s: Slot| self.living(s).any(|(_, w)| w.state == WorkerState::Booting);
+                let put_back = self.slot(slot).is_some_and(|s| s.put_back);
+                !put_back || !self.slot_numbers().any(|s| waits(s) || boots(s))
+            }
+            _ => false,
+        }
+    }
+
+    /// Sees whether something is over. True when something changed.
+    fn advance(&mut self, out: &mut Vec<Action>) -> bool {
+        match &self.mode {
+            Mode::Starting => self.advance_start(out),
+            Mode::Idle => {
+                self.settle();
+                false
+            }
+            Mode::Running(_) => self.advance_run(out),
+            Mode::Stopping { .. } => false,
+        }
+    }
+
+    fn advance_start(&mut self, out: &mut Vec<Action>) -> bool {
+        if self.slots.iter().any(|s| s.first.is_none()) {
+            return false;
+        }
+        if self.slots.iter().all(|s| s.first == Some(false)) {
+            self.mode = Mode::Stopping { exit: Exit::NothingBoots, waiting: Vec::new() };
+            return true;
+        }
+        self.mode = Mode::Idle;
+        for slot in self.slot_numbers() {
+            if self.slot(slot).is_some_and(|s| s.first == Some(false)) {
+                self.retry_later(slot, out);
+            }
+            if let Some(state) = self.slot_mut(slot) {
+                state.first = None;
+            }
+        }
+        true
+    }
+
+    fn retry_later(&mut self, slot: Slot, out: &mut Vec<Action>) {
+        let Some(state) = self.slot_mut(slot) else { return };
+        state.backoff = true;
+        let delay = crate::policy::delay_after_failed_boot(state.crashes);
+        out.push(Action::Arm(Timer::Backoff(slot), delay));
+    }
+
+    /// What follows from every slot being ready.
+    fn settle(&mut self) {
+        for slot in self.slot_numbers() {
+            let good = self.living(slot).any(|(_, w)| w.state == WorkerState::Ready && !self.is_bad(w));
+            let bad = self.living(slot).any(|(_, w)| self.is_bad(w));
+            if let Some(state) = self.slot_mut(slot)
+                && good
+                && !bad
+            {
+                state.put_back = false;
+            }
+        }
+        if self.ready_slots() == self.slots.len() as u32 && !self.is_degraded() {
+            self.confirmed = true;
+        }
+    }
+
+    fn advance_run(&mut self, out: &mut Vec<Action>) -> bool {
+        let Some(run) = self.run() else { return false };
+        let (stage, soak, kind, only) = (run.stage, run.soak, run.kind, run.only);
+        let draining = self.workers.values().any(|w| w.state == WorkerState::Draining && run.touched.contains(&w.slot));
+        match stage {
+            RunStage::Rolling => {
+                let all = match only {
+                    Some(slot) => self.is_done(slot),
+                    None => self.slot_numbers().all(|s| self.is_done(s)),
+                };
+                if !all {
+                    return false;
+                }
+                if kind == Kind::Restart || soak.is_zero() {
+                    self.conclude(out);
+                } else {
+                    if let Some(run) = self.run_mut() {
+                        run.stage = RunStage::Soaking;
+                    }
+                    out.push(Action::Arm(Timer::Soak, soak));
+                    out.push(Action::Note(Note::Soaking(soak)));
+                }
+                true
+            }
+            RunStage::Soaking => false,
+            RunStage::Draining(outcome) => {
+                if draining {
+                    return false;
+                }
+                self.end_run(outcome, false, out);
+                true
+            }
+            RunStage::RollingBack(outcome) => {
+                if self.slots.iter().any(|s| s.backoff) {
+                    if let Some(run) = self.run_mut() {
+                        run.stage = RunStage::GivingUp;
+                    }
+                    return true;
+                }
+                self.settle();
+                let back = self.slot_numbers().all(|s| {
+                    self.is_ready(s) && !self.living(s).any(|(_, w)| self.is_bad(w) || w.state == WorkerState::Booting)
+                });
+                if !back || draining {
+                    return false;
+                }
+                self.end_run(outcome, false, out);
+                true
+            }
+            RunStage::GivingUp => {
+                if draining {
+                    return false;
+                }
+                self.end_run(Outcome::Degraded, false, out);
+                true
+            }
+        }
+    }
+
+    /// Whether a slot cannot be filled, or what serves is not what should.
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.mode == Mode::Idle
+            && (self.slots.iter().any(|s| s.failing || s.put_back)
+                || self.workers.values().any(|w| w.state != WorkerState::Draining && (w.stale || self.is_fallback(w))))
+    }
+
+    fn answer_scaling(&mut self, out: &mut Vec<Action>) {
+        let mut waiting = core::mem::take(&mut self.scaling);
+        waiting.retain(|scaling| {
+            let answer = if let Some(failed) = scaling.failed {
+                Answer::Refused(Reason::ScaleFailed { failed })
+            } else if (scaling.from..scaling.to).map(Slot).any(|s| self.slot(s).is_some() && !self.is_ready(s))
+                || (scaling.to..scaling.from)
+                    .any(|s| self.workers.values().any(|w| w.slot.0 == s && self.slot(w.slot).is_none()))
+            {
+                return true;
+            } else {
+                Answer::Scaled { from: scaling.from, to: scaling.to }
+            };
+            out.push(Action::Reply { command: scaling.command, answer });
+            false
+        });
+        self.scaling = waiting;
+    }
+}
+
+/// Slots taken on whose candidate is still to be spawned: their places are spoken for.
+fn under_way_unspawned(rollout: &Rollout) -> u32 {
+    let Some(run) = rollout.run() else { return 0 };
+    run.touched.iter().filter(|s| !rollout.living(**s).any(|(_, w)| rollout.is_candidate(w))).count() as u32
+}

@@ -1,0 +1,138 @@
+//! What the mind shows of itself: the figures behind `stats`. Looking changes nothing.
+
+use proto::{Incarnation, Phase, Slot};
+
+use crate::event::ReleaseId;
+use crate::run::{Run, RunStage};
+use crate::slot::{Code, Worker, WorkerState};
+use crate::{Mode, Rollout};
+
+/// The state word of `stats` and `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// The first start is not over.
+    Booting,
+    /// Every slot is served by the known-good release (or is just being respawned after one crash).
+    Steady,
+    /// A rollout runs.
+    Rolling,
+    /// Its quiet time runs.
+    Soaking,
+    /// A finished rollout is not promoted.
+    Held,
+    /// A rollout is being undone.
+    RollingBack,
+    /// A slot cannot be filled, or what serves is not what should.
+    Degraded,
+    /// The master is ending.
+    Stopping,
+}
+
+impl State {
+    /// The word itself.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Booting => "booting",
+            Self::Steady => "steady",
+            Self::Rolling => "rolling",
+            Self::Soaking => "soaking",
+            Self::Held => "held",
+            Self::RollingBack => "rolling_back",
+            Self::Degraded => "degraded",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// A slot, as `stats` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotView {
+    /// Its number.
+    pub slot: Slot,
+    /// Crashes and failed boots since it was last healthy for a while.
+    pub crashes: u32,
+    /// No spawn before a delay is over.
+    pub backoff: bool,
+}
+
+impl Rollout {
+    /// The state word.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match &self.mode {
+            Mode::Starting => State::Booting,
+            Mode::Stopping { .. } => State::Stopping,
+            Mode::Running(run) => match run.stage {
+                RunStage::Rolling | RunStage::Draining(_) => State::Rolling,
+                RunStage::Soaking => State::Soaking,
+                RunStage::RollingBack(_) | RunStage::GivingUp => State::RollingBack,
+            },
+            Mode::Idle if self.is_degraded() => State::Degraded,
+            Mode::Idle if self.held.is_some() => State::Held,
+            Mode::Idle => State::Steady,
+        }
+    }
+
+    /// The known-good code.
+    #[must_use]
+    pub fn known_good(&self) -> Code {
+        self.known_good
+    }
+
+    /// The held code.
+    #[must_use]
+    pub fn held(&self) -> Option<Code> {
+        self.held
+    }
+
+    /// Whether a release was refused and not been promoted since.
+    #[must_use]
+    pub fn is_refused(&self, release: ReleaseId) -> bool {
+        self.refused.contains(&release)
+    }
+
+    /// The rollout that runs.
+    #[must_use]
+    pub fn running(&self) -> Option<&Run> {
+        self.run()
+    }
+
+    /// Slots that the running rollout is through with, and how many it is about.
+    #[must_use]
+    pub fn progress(&self) -> (u32, u32) {
+        let of = if self.run().is_some_and(|r| r.only.is_some()) { 1 } else { self.slots.len() as u32 };
+        (self.steps_done().min(of), of)
+    }
+
+    /// The candidate's phase while rolling or held, else the known-good release's.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        let code = self.run().map(|r| r.to).or(self.held).unwrap_or(self.known_good);
+        code.phase
+    }
+
+    /// Slots with a ready worker.
+    #[must_use]
+    pub fn booted_workers(&self) -> u32 {
+        self.ready_slots()
+    }
+
+    /// Slots whose ready worker has another phase than [`Self::phase`].
+    #[must_use]
+    pub fn old_workers(&self) -> u32 {
+        let phase = self.phase();
+        let new = |s: Slot| self.living(s).any(|(_, w)| w.state == WorkerState::Ready && w.code.phase == phase);
+        self.slot_numbers().filter(|s| self.is_ready(*s) && !new(*s)).count() as u32
+    }
+
+    /// Every slot.
+    pub fn slots(&self) -> impl Iterator<Item = SlotView> {
+        self.slots.iter().zip(0u32..).map(|(s, n)| SlotView { slot: Slot(n), crashes: s.crashes, backoff: s.backoff })
+    }
+
+    /// Every worker of which something is left.
+    pub fn workers(&self) -> impl Iterator<Item = (Incarnation, &Worker)> {
+        self.workers.iter().map(|(id, w)| (*id, w))
+    }
+}
