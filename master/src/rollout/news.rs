@@ -18,8 +18,7 @@ impl Rollout {
         let worker = Incarnation(self.next_incarnation);
         self.next_incarnation += 1;
         let run = if candidate { self.run().map(|r| r.id) } else { None };
-        self.workers
-            .insert(worker, Worker { slot, code, state: WorkerState::Booting, run, stale: false, killed: false });
+        self.seat(worker, Worker { slot, code, state: WorkerState::Booting, run, stale: false, killed: false });
         out.push(Action::Spawn { worker, slot, phase: code.phase, release: code.release });
         out.push(Action::Arm(Timer::BootLate(worker), self.settings.boot_timeout + BOOT_GRACE));
     }
