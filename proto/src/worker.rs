@@ -134,6 +134,8 @@ pub enum Ready {
     Notify,
     /// The app lives for this long, in milliseconds.
     Alive(u64),
+    /// The app says `READY=1` or lives for this long, in milliseconds: whichever comes first.
+    NotifyOrAlive(u64),
 }
 
 /// How a worker saw that its app is ready.
