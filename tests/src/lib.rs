@@ -17,6 +17,8 @@ pub mod lines;
 pub mod load;
 pub mod master;
 pub mod process;
+pub mod servers;
+pub mod servers_fcgi;
 pub mod site;
 pub mod sys;
 

@@ -14,7 +14,7 @@ async def app(scope, receive, send):
                 return
     if scope["path"] == "/slow":
         await asyncio.sleep(0.05)
-    body = f"{RELEASE}\n".encode()
+    body = f"release={RELEASE} pid={os.getpid()}\n".encode()
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

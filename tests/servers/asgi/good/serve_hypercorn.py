@@ -24,7 +24,15 @@ async def main():
         loop.remove_reader(3)
         await asyncio.sleep(0.5)
 
-    await serve(app, config, shutdown_trigger=stopped)
+    async def closing(scope, receive, send):
+        async def last(message):
+            if stop.is_set() and message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await app(scope, receive, last if scope["type"] == "http" else send)
+
+    await serve(closing, config, shutdown_trigger=stopped)
 
 
 asyncio.run(main())

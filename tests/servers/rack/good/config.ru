@@ -3,6 +3,6 @@ release = File.basename(ENV.fetch("RELEASE_DIR"))
 
 run lambda { |env|
   sleep 0.05 if env["PATH_INFO"] == "/slow"
-  body = "#{release}\n"
+  body = "release=#{release} pid=#{Process.pid}\n"
   [200, { "Content-Type" => "text/plain", "Content-Length" => body.bytesize.to_s }, [body]]
 }

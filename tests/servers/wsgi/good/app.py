@@ -8,6 +8,6 @@ RELEASE = os.path.basename(os.environ["RELEASE_DIR"])
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/slow":
         time.sleep(0.05)
-    body = f"{RELEASE}\n".encode()
+    body = f"release={RELEASE} pid={os.getpid()}\n".encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

@@ -1,0 +1,3 @@
+<?php
+// A release that does not parse.
+echo 'broken' broken;

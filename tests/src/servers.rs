@@ -1,0 +1,159 @@
+//! Real servers, and the small applications in `tests/servers` that they run.
+//!
+//! The servers are installed by `scripts/servers`, once for each run of a test binary; where one cannot be had, every
+//! test that needs it fails and says why.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::site::Site;
+
+/// The project's root.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the project")
+}
+
+/// The folder with everything that `scripts/servers` installs: `bin/NAME`, and `venv` for Python's.
+///
+/// # Panics
+/// When the installation fails, with what it said.
+#[must_use]
+pub fn folder() -> &'static Path {
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let script = root().join("scripts/servers");
+        let output = Command::new(&script).output().map_err(|error| format!("{}: {error}", script.display()))?;
+        if !output.status.success() {
+            return Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
+        }
+        let bin = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        bin.parent().map(Path::to_owned).ok_or_else(|| format!("it printed {}", bin.display()))
+    });
+    match folder {
+        Ok(folder) => folder,
+        Err(error) => panic!("the real servers are not installed, and scripts/servers cannot do it: {error}"),
+    }
+}
+
+/// A server, how it is started on the inherited socket, and what becomes of it when a release is broken.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    /// The application's folder in `tests/servers`: `good` and `broken` lie in it.
+    pub app: &'static str,
+    /// The program, below [`folder`].
+    pub program: &'static str,
+    /// Its arguments.
+    pub args: &'static [&'static str],
+    /// Further options of the master.
+    pub options: &'static [&'static str],
+    /// What the broken release says of itself.
+    pub error: &'static str,
+}
+
+/// gunicorn, one request at a time.
+pub const GUNICORN_SYNC: Server = Server {
+    app: "wsgi",
+    program: "bin/gunicorn",
+    args: &["-w", "1", "--no-control-socket", "app:app"],
+    options: &[],
+    error: "ModuleNotFoundError: No module named 'flask_login_of_the_next_release'",
+};
+
+/// gunicorn with threads: kept connections, an epoll.
+pub const GUNICORN_GTHREAD: Server =
+    Server { args: &["-w", "1", "-k", "gthread", "--threads", "4", "--no-control-socket", "app:app"], ..GUNICORN_SYNC };
+
+/// gunicorn as an ASGI server.
+pub const GUNICORN_ASGI: Server = Server {
+    app: "asgi",
+    args: &["-w", "1", "-k", "asgi", "--no-control-socket", "app:app"],
+    error: "SyntaxError: expected ':'",
+    ..GUNICORN_SYNC
+};
+
+/// uvicorn, stopped with care.
+pub const UVICORN: Server = Server {
+    app: "asgi",
+    program: "venv/bin/python",
+    args: &["serve_uvicorn.py"],
+    options: &[],
+    error: "SyntaxError: expected ':'",
+};
+
+/// uvicorn as its own program, which drops what it has not read when it stops.
+pub const UVICORN_PLAIN: Server =
+    Server { program: "bin/uvicorn", args: &["--fd", "3", "--no-access-log", "app:app"], ..UVICORN };
+
+/// hypercorn, stopped with care.
+pub const HYPERCORN: Server = Server { args: &["serve_hypercorn.py"], ..UVICORN };
+
+/// node's own HTTP server.
+pub const NODE: Server = Server {
+    app: "node",
+    program: "bin/node",
+    args: &["server.js"],
+    options: &[],
+    error: "Cannot find module 'package-of-the-next-release'",
+};
+
+/// puma, without its queue.
+pub const PUMA: Server = Server {
+    app: "rack",
+    program: "bin/puma",
+    args: &["-C", "puma.rb"],
+    options: &[],
+    error: "cannot load such file -- gem_of_the_next_release",
+};
+
+/// unicorn, which loads the application in its first process.
+pub const UNICORN: Server =
+    Server { program: "bin/unicorn", args: &["-c", "unicorn.rb"], options: &["--stop-signal", "QUIT"], ..PUMA };
+
+/// php-fpm, which compiles the application while it boots.
+pub const PHP_FPM: Server = Server {
+    app: "php",
+    program: "bin/php-fpm",
+    args: &[
+        "--nodaemonize",
+        "--force-stderr",
+        "--allow-to-run-as-root",
+        "--fpm-config",
+        "fpm.conf",
+        "-d",
+        "opcache.preload={release}/preload.php",
+        "-d",
+        "opcache.preload_user=root",
+    ],
+    options: &["--stop-signal", "QUIT", "--env", "LISTEN={addr}", "--env", "FPM_USER=root"],
+    error: "PHP Parse error:  syntax error",
+};
+
+impl Server {
+    /// The words of the master's COMMAND.
+    #[must_use]
+    pub fn command(&self) -> Vec<OsString> {
+        let program = folder().join(self.program);
+        assert!(program.exists(), "scripts/servers did not install {}", program.display());
+        std::iter::once(program.into()).chain(self.args.iter().map(OsString::from)).collect()
+    }
+
+    /// Makes release `name` out of the application's files of `kind`: `good` or `broken`.
+    ///
+    /// # Panics
+    /// When they cannot be copied.
+    pub fn release(&self, site: &Site, name: &str, kind: &str) -> PathBuf {
+        let from = root().join("tests/servers").join(self.app).join(kind);
+        let to = site.release_dir(name);
+        fs::create_dir_all(&to).expect("a release");
+        for entry in fs::read_dir(&from).unwrap_or_else(|error| panic!("{}: {error}", from.display())) {
+            let entry = entry.expect("an entry");
+            if entry.file_type().expect("a type").is_file() {
+                fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+            }
+        }
+        to
+    }
+}

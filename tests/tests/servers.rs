@@ -1,0 +1,279 @@
+//! The promises of a phased restart, kept with real servers: gunicorn, uvicorn, hypercorn, node, puma, unicorn, php-fpm.
+//!
+//! Each of them serves on the inherited socket and is seen to be ready by that alone (evidence `accepting`). A good
+//! release takes over under load, a broken one is refused under load, a killed app comes back with known-good code
+//! while `current` names the broken release, and nothing is left at the end. How each of them has to be started stands in
+//! `tests/servers/RECIPES.md`, and is what these tests do.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use proto::control::Stats;
+use proto::worker::Evidence;
+use tests::master::{app_pid, release_name};
+use tests::servers::{self, Server};
+use tests::servers_fcgi::{self, FcgiLoad};
+use tests::{Load, Master, Site, process};
+
+/// Every slot is ready on `release`, and was seen to wait at the inherited socket.
+#[track_caller]
+fn all_on(stats: &Stats, release: &str) {
+    assert_eq!((stats.booted_workers, stats.old_workers), (2, 0), "{stats:#?}");
+    for worker in &stats.worker_status {
+        assert_eq!((release_name(worker).as_str(), worker.state.as_str()), (release, "ready"), "{stats:#?}");
+        assert_eq!(worker.evidence, Some(Evidence::Accepting), "{stats:#?}");
+    }
+}
+
+/// A release `one` of a server that serves in two slots.
+fn steady<'a>(site: &'a Site, server: &Server) -> Master<'a> {
+    for name in ["one", "two", "three"] {
+        server.release(site, name, "good");
+    }
+    server.release(site, "broken", "broken");
+    site.deploy("one");
+    let master = site.master().options(&["--ready", "auto"]).options(server.options).command(&server.command()).start();
+    all_on(&master.until_state("steady"), "one");
+    master
+}
+
+/// A release that does not boot is refused, its own words are in the caller's terminal, and no app was exchanged.
+#[track_caller]
+fn refused(master: &Master<'_>, server: &Server) {
+    let before = master.app_pids();
+    let output = master.roll("broken").expect(3);
+    for words in ["unable to boot with new codebase, using old one", "releases/broken", "stage ready", server.error] {
+        assert!(output.stderr.contains(words), "{words:?} is not in what ctl says:\n{}", output.stderr);
+    }
+    let stats = master.until_state("steady");
+    all_on(&stats, "two");
+    assert_eq!(master.app_pids(), before, "an app was lost to a release that does not boot");
+}
+
+/// An app that is killed takes all its processes with it, and its slot comes back with known-good code, although `current`
+/// names a release that does not boot.
+#[track_caller]
+fn respawned_with_known_good(master: &Master<'_>) {
+    let before = master.stats();
+    assert!(before.dir_target.as_deref().is_some_and(|dir| dir.ends_with(b"/broken")), "{before:#?}");
+    let old = before.worker_status[0].clone();
+    let pid = app_pid(&old).expect("an app");
+    let family: Vec<i32> = process::descendants(pid).iter().map(|process| process.pid).collect();
+    process::signal(pid, Signal::SIGKILL);
+    let after = master.until("the slot is filled again", |stats| {
+        stats.booted_workers == 2 && stats.worker_status.iter().all(|worker| worker.incarnation != old.incarnation)
+    });
+    all_on(&after, "two");
+    for pid in family {
+        master.site().until_ended(pid);
+    }
+}
+
+/// The master ends well, and nothing of its apps is left.
+#[track_caller]
+fn stopped(mut master: Master<'_>) {
+    let _ = master.ctl(&["stop"]).expect(0);
+    assert_eq!(master.end().code(), Some(0));
+    let left = process::of_site(master.site().root());
+    assert!(left.is_empty(), "left behind:\n{}", process::table(&left));
+}
+
+/// What is demanded of every HTTP server.
+fn serves(server: &Server) {
+    let site = Site::new();
+    let master = steady(&site, server);
+    let address = master.address();
+
+    let load = Load::start(&address);
+    load.until("one");
+    let _ = master.roll("two").expect(0);
+    all_on(&master.stats(), "two");
+    load.until("two");
+    refused(&master, server);
+    load.more(20);
+    let tally = load.finish();
+    assert_eq!(tally.releases.keys().collect::<Vec<_>>(), ["one", "two"], "{tally:?}");
+
+    // No load meanwhile: what a killed app held is its own loss.
+    respawned_with_known_good(&master);
+    assert!(master.get("/").starts_with("release=two "));
+
+    // The next attempt is free to succeed.
+    let load = Load::start(&address);
+    let _ = master.roll("three").expect(0);
+    all_on(&master.stats(), "three");
+    load.until("three");
+    let tally = load.finish();
+    assert!(!tally.releases.contains_key("broken"), "{tally:?}");
+    stopped(master);
+}
+
+#[test]
+fn gunicorn_sync() {
+    serves(&servers::GUNICORN_SYNC);
+}
+
+#[test]
+fn gunicorn_gthread() {
+    serves(&servers::GUNICORN_GTHREAD);
+}
+
+#[test]
+fn gunicorn_asgi() {
+    serves(&servers::GUNICORN_ASGI);
+}
+
+#[test]
+fn uvicorn() {
+    serves(&servers::UVICORN);
+}
+
+#[test]
+fn hypercorn() {
+    serves(&servers::HYPERCORN);
+}
+
+#[test]
+fn node() {
+    serves(&servers::NODE);
+}
+
+#[test]
+fn puma() {
+    serves(&servers::PUMA);
+}
+
+#[test]
+fn unicorn() {
+    serves(&servers::UNICORN);
+}
+
+/// uvicorn's own program drops connections that it has accepted and not read when it stops, so that it is not put under
+/// load; all else holds for it.
+#[test]
+fn uvicorn_as_its_own_program() {
+    let server = servers::UVICORN_PLAIN;
+    let site = Site::new();
+    let master = steady(&site, &server);
+    let _ = master.roll("two").expect(0);
+    all_on(&master.stats(), "two");
+    refused(&master, &server);
+    respawned_with_known_good(&master);
+    assert!(master.get("/").starts_with("release=two "));
+    stopped(master);
+}
+
+fn php_fpm_on(listen: &dyn Fn(&Site) -> String) {
+    let server = servers::PHP_FPM;
+    let site = Site::new();
+    for name in ["one", "two"] {
+        server.release(&site, name, "good");
+    }
+    server.release(&site, "broken", "broken");
+    site.deploy("one");
+    let listen = listen(&site);
+    let master = site.master().listen(&[&listen]).options(server.options).command(&server.command()).start();
+    all_on(&master.until_state("steady"), "one");
+    let address = master.address();
+    // As a web server has it: through the symlink, which names the broken release for a while.
+    let script = site.current().join("index.php");
+    let get = || servers_fcgi::get(&address, &script).expect("an answer");
+    assert!(get().starts_with("release=one "), "{}", get());
+
+    let load = FcgiLoad::start(&address, &script, 4);
+    let _ = master.roll("two").expect(0);
+    all_on(&master.stats(), "two");
+    refused(&master, &server);
+    load.finish();
+    respawned_with_known_good(&master);
+    assert!(get().starts_with("release=two "), "{}", get());
+    stopped(master);
+}
+
+#[test]
+fn php_fpm() {
+    php_fpm_on(&|_| "tcp://127.0.0.1:0".to_owned());
+}
+
+/// php-fpm unlinks the socket's path when it ends.
+#[test]
+fn php_fpm_on_a_unix_socket() {
+    php_fpm_on(&|site| format!("unix://{}", site.root().join("run/php.sock").display()));
+}
+
+/// A WSGI application that stands still in its import until the test writes to `gate`; then it raises if told to.
+const GATED: &str = "\
+import os
+with open(os.path.join(os.path.dirname(os.environ['RELEASE_DIR']), 'gate')) as gate:
+    word = gate.read().strip()
+if word == 'raise':
+    raise RuntimeError('the import failed, long after READY=1')
+release = os.path.basename(os.environ['RELEASE_DIR'])
+def app(environ, start_response):
+    body = f'release={release} pid={os.getpid()}'.encode()
+    start_response('200 OK', [('Content-Length', str(len(body)))])
+    return [body]
+";
+
+/// Opens the gate once somebody stands at it.
+fn say(gate: &Path, word: &str) {
+    // Opening a FIFO for writing blocks until it is open for reading.
+    let mut gate: File = OpenOptions::new().write(true).open(gate).expect("the gate");
+    gate.write_all(word.as_bytes()).expect("the gate");
+}
+
+/// gunicorn says READY=1 when its first process has started, before a worker of it loads the application: that is not
+/// believed, so that no worker is given up for it.
+#[test]
+fn gunicorn_that_says_ready_before_it_loads_the_application() {
+    let server = Server { args: &["-w", "1", "app:app"], ..servers::GUNICORN_SYNC };
+    let site = Site::new();
+    server.release(&site, "one", "good");
+    for name in ["fails", "loads"] {
+        let folder = server.release(&site, name, "good");
+        std::fs::write(folder.join("app.py"), GATED).expect("an app");
+    }
+    let gate = site.root().join("releases/gate");
+    nix::unistd::mkfifo(&gate, Mode::S_IRUSR | Mode::S_IWUSR).expect("a FIFO");
+    site.deploy("one");
+    // A control socket in the home folder is among the defaults of gunicorn.
+    let home = site.root().join("home");
+    std::fs::create_dir(&home).expect("a folder");
+    let home = home.to_str().expect("a readable path");
+    let master = site.master().env("HOME", home).command(&server.command()).start();
+    let old = {
+        all_on(&master.until_state("steady"), "one");
+        master.app_pids()
+    };
+
+    // `STATUS=` comes in the same message as `READY=1`, and shows that it has come.
+    let booting = |stats: &Stats| {
+        stats.worker_status.iter().any(|worker| worker.state == "booting" && worker.last_status.is_some())
+    };
+    let load = Load::start(&master.address());
+    site.deploy("fails");
+    let ctl = master.ctl_start(&["phased-restart"]);
+    let stats = master.until("READY=1 has come", booting);
+    assert_eq!(stats.booted_workers, 2, "{stats:#?}");
+    assert_eq!(stats.worker_status.iter().filter(|worker| worker.state == "ready").count(), 2, "{stats:#?}");
+    load.more(20);
+    assert!(booting(&master.stats()), "READY=1 was believed");
+    say(&gate, "raise");
+    let output = ctl.end().expect(3);
+    assert!(output.stderr.contains("RuntimeError: the import failed, long after READY=1"), "{}", output.stderr);
+    assert_eq!(master.app_pids(), old);
+
+    site.deploy("loads");
+    let ctl = master.ctl_start(&["phased-restart"]);
+    for _ in 0..2 {
+        say(&gate, "go on");
+    }
+    let _ = ctl.end().expect(0);
+    all_on(&master.stats(), "loads");
+    load.until("loads");
+    load.finish();
+    stopped(master);
+}
