@@ -45,7 +45,7 @@ pub struct Server {
     pub app: &'static str,
     /// The program, below [`folder`].
     pub program: &'static str,
-    /// Its arguments.
+    /// Its arguments; `{user}` in them and in the options is this test's own user.
     pub args: &'static [&'static str],
     /// Further options of the master.
     pub options: &'static [&'static str],
@@ -125,11 +125,17 @@ pub const PHP_FPM: Server = Server {
         "-d",
         "opcache.preload={release}/preload.php",
         "-d",
-        "opcache.preload_user=root",
+        "opcache.preload_user={user}",
     ],
-    options: &["--stop-signal", "QUIT", "--env", "LISTEN={addr}", "--env", "FPM_USER=root"],
+    options: &["--stop-signal", "QUIT", "--env", "LISTEN={addr}", "--env", "FPM_USER={user}"],
     error: "PHP Parse error:  syntax error",
 };
+
+/// php-fpm as root asks for a user's name; any other user can only give its own.
+fn with_user(text: &str) -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    text.replace("{user}", user.as_ref().map_or("nobody", |user| &user.name))
+}
 
 impl Server {
     /// The words of the master's COMMAND.
@@ -137,7 +143,13 @@ impl Server {
     pub fn command(&self) -> Vec<OsString> {
         let program = folder().join(self.program);
         assert!(program.exists(), "scripts/servers did not install {}", program.display());
-        std::iter::once(program.into()).chain(self.args.iter().map(OsString::from)).collect()
+        std::iter::once(program.into()).chain(self.args.iter().map(|arg| with_user(arg).into())).collect()
+    }
+
+    /// Its options of the master.
+    #[must_use]
+    pub fn options(&self) -> Vec<String> {
+        self.options.iter().map(|option| with_user(option)).collect()
     }
 
     /// Makes release `name` out of the application's files of `kind`: `good` or `broken`.

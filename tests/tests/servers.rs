@@ -16,7 +16,7 @@ use proto::worker::Evidence;
 use tests::master::{app_pid, release_name};
 use tests::servers::{self, Server};
 use tests::servers_fcgi::{self, FcgiLoad};
-use tests::{Load, Master, Site, process};
+use tests::{Load, Master, Site, Start, process};
 
 /// Every slot is ready on `release`, and was seen to wait at the inherited socket.
 #[track_caller]
@@ -28,6 +28,12 @@ fn all_on(stats: &Stats, release: &str) {
     }
 }
 
+fn start<'a>(server: &Server, master: Start<'a>) -> Master<'a> {
+    let options = server.options();
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    master.options(&options).command(&server.command()).start()
+}
+
 /// A release `one` of a server that serves in two slots.
 fn steady<'a>(site: &'a Site, server: &Server) -> Master<'a> {
     for name in ["one", "two", "three"] {
@@ -35,7 +41,7 @@ fn steady<'a>(site: &'a Site, server: &Server) -> Master<'a> {
     }
     server.release(site, "broken", "broken");
     site.deploy("one");
-    let master = site.master().options(&["--ready", "auto"]).options(server.options).command(&server.command()).start();
+    let master = start(server, site.master().options(&["--ready", "auto"]));
     all_on(&master.until_state("steady"), "one");
     master
 }
@@ -175,7 +181,7 @@ fn php_fpm_on(listen: &dyn Fn(&Site) -> String) {
     server.release(&site, "broken", "broken");
     site.deploy("one");
     let listen = listen(&site);
-    let master = site.master().listen(&[&listen]).options(server.options).command(&server.command()).start();
+    let master = start(&server, site.master().listen(&[&listen]));
     all_on(&master.until_state("steady"), "one");
     let address = master.address();
     // As a web server has it: through the symlink, which names the broken release for a while.
