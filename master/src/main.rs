@@ -1,2 +1,127 @@
-//! Being written.
-fn main() {}
+//! `master`: owns the listening sockets and N slots, and rolls releases out.
+//!
+//! This binary is the body; what it does and when is decided in the library beside it (`rollout`, the mind). It never
+//! runs app code and never changes its directory: a dangling symlink must not be able to kill it.
+
+mod address;
+mod child;
+mod cli;
+mod control;
+mod holder;
+mod leftovers;
+mod listener;
+mod log;
+mod narrate;
+mod perform;
+mod release;
+mod request;
+mod settings;
+mod shell;
+mod stats;
+mod sys;
+mod timers;
+mod token;
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use proto::worker::BootReport;
+use rollout::Exit;
+
+use crate::cli::Cli;
+use crate::control::Control;
+use crate::listener::Listener;
+use crate::settings::{Site, make_state_dir};
+use crate::shell::Shell;
+
+fn main() -> ExitCode {
+    // Before anything else opens an fd: sockets that a service manager passed.
+    let inherited = inherited_sockets();
+    let cli = Cli::from_args();
+    log::init(cli.log_format == "json");
+    match start(cli, inherited) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("cannot start: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn start(cli: Cli, inherited: Vec<(OwnedFd, String)>) -> Result<ExitCode> {
+    let release = release::resolve(&cli.dir)?;
+    let addresses = cli.listen.clone();
+    let state = cli.state.clone();
+    let site = Site::new(cli, !addresses.is_empty() || !inherited.is_empty())?;
+    let _named = tracing::info_span!("master", name = site.name).entered();
+    make_state_dir(state.as_deref(), &site.name)?;
+    let (inherited, _reserved) = child::reserve_fds(inherited, addresses.len())?;
+    let control = Control::bind(&site.socket)?;
+    let mut listeners = Vec::new();
+    for (fd, name) in inherited {
+        listeners.push(Listener::inherit(fd, name)?);
+    }
+    for (n, address) in addresses.iter().enumerate() {
+        listeners.push(Listener::bind(address, n)?);
+    }
+    for listener in &listeners {
+        tracing::info!("listening on {}", listener.address());
+    }
+    tracing::info!(
+        "master {} (pid {}), control socket {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id(),
+        site.socket.display()
+    );
+    let mut shell = Shell::new(site, control, listeners, release)?;
+    match shell.run()? {
+        Exit::Stopped => {
+            tracing::info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        Exit::NothingBoots => {
+            tracing::error!("no worker could boot");
+            if let Some(report) = &shell.last_report {
+                print_report(report);
+            }
+            Ok(ExitCode::from(3))
+        }
+    }
+}
+
+fn inherited_sockets() -> Vec<(OwnedFd, String)> {
+    if !cli::inherits_sockets() {
+        return Vec::new();
+    }
+    let count = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':').filter(|n| !n.is_empty()).map(String::from);
+    sys::adopt_fds(3, count)
+        .into_iter()
+        .zip(0..)
+        .map(|(fd, n)| (fd, names.next().unwrap_or_else(|| format!("inherited{n}"))))
+        .collect()
+}
+
+/// The last lines of what an app printed are enough to see why; `ctl report` is not there to ask any more.
+const SHOWN_LINES: usize = 40;
+
+/// The boot failure that ended a first start, with the app's own words.
+fn print_report(report: &BootReport) {
+    let mut text = format!(
+        "error: no worker could boot\n  {}, slot {}, {}\n",
+        String::from_utf8_lossy(&report.release),
+        report.slot,
+        narrate::failure(report)
+    );
+    let output = String::from_utf8_lossy(&report.output);
+    let lines: Vec<&str> = output.lines().collect();
+    for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
+        text.push_str("  | ");
+        text.extend(line.chars().filter(|c| !c.is_control() || *c == '\t'));
+        text.push('\n');
+    }
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

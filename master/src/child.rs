@@ -1,0 +1,251 @@
+//! One worker process: its spawn, its two pipes, and what it has told so far.
+
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::SigSet;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, pipe2};
+use proto::worker::{Evidence, FIRST_LISTENER_FD, FromWorker, REPORT_FD, Stage, ToWorker};
+use proto::{CodecError, Inbox, Incarnation, Outbox, Phase, Slot};
+use rollout::ReleaseId;
+
+use crate::timers::unix_millis;
+
+/// The worker's executable, opened once, so that a package upgrade under a living master cannot mix versions.
+#[derive(Debug)]
+pub(crate) struct WorkerExe {
+    fd: OwnedFd,
+}
+
+impl WorkerExe {
+    /// Opens `$PHASED_WORKER`, else the `worker` beside this executable.
+    ///
+    /// # Errors
+    /// Names the path when it cannot be opened.
+    pub(crate) fn find() -> Result<Self> {
+        let path = match std::env::var_os("PHASED_WORKER") {
+            Some(path) => PathBuf::from(path),
+            None => std::env::current_exe().context("cannot tell where this executable is")?.with_file_name("worker"),
+        };
+        nix::unistd::eaccess(&path, nix::unistd::AccessFlags::X_OK)
+            .with_context(|| format!("cannot execute {} (set PHASED_WORKER to where it is)", path.display()))?;
+        let fd = open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self { fd })
+    }
+}
+
+/// A worker process.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) id: Incarnation,
+    pub(crate) slot: Slot,
+    pub(crate) phase: Phase,
+    pub(crate) release: ReleaseId,
+    /// `None` once it was waited for.
+    pub(crate) pid: Option<i32>,
+    pub(crate) app_pid: Option<i32>,
+    pub(crate) started_at: u64,
+    pub(crate) boot_us: Option<u64>,
+    pub(crate) evidence: Option<Evidence>,
+    pub(crate) status: Option<String>,
+    /// It has said Hello in our protocol.
+    pub(crate) greeted: bool,
+    /// How far its boot has come.
+    pub(crate) stage: Stage,
+    /// Its boot's end was told.
+    pub(crate) reported: bool,
+    commands: Option<File>,
+    outbox: Outbox<ToWorker>,
+    reports: Option<File>,
+    inbox: Inbox<FromWorker>,
+}
+
+/// What a read of a worker's reports gave.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) messages: Vec<FromWorker>,
+    pub(crate) broken: Option<CodecError>,
+    /// The pipe is closed: nothing will ever follow.
+    pub(crate) ended: bool,
+}
+
+impl Child {
+    /// Spawns the worker process of an incarnation.
+    ///
+    /// # Errors
+    /// The system call's own error, when a pipe or a process cannot be made.
+    pub(crate) fn spawn(
+        exe: &WorkerExe,
+        listeners: &[BorrowedFd<'_>],
+        name: &str,
+        seat: (Incarnation, Slot, Phase, ReleaseId),
+    ) -> Result<Self, Errno> {
+        let (id, slot, phase, release) = seat;
+        let (commands_theirs, commands) = pipe2(OFlag::O_CLOEXEC)?;
+        let (reports, reports_theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        for ours in [&commands, &reports] {
+            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        let mut actions = PosixSpawnFileActions::init()?;
+        actions.add_dup2(commands_theirs.as_raw_fd(), 0)?;
+        actions.add_dup2(reports_theirs.as_raw_fd(), REPORT_FD)?;
+        for (fd, theirs) in listeners.iter().zip(FIRST_LISTENER_FD..) {
+            actions.add_dup2(fd.as_raw_fd(), theirs)?;
+        }
+        let mut attributes = PosixSpawnAttr::init()?;
+        attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
+        attributes.set_sigmask(&SigSet::empty())?;
+        attributes.set_sigdefault(&SigSet::all())?;
+        let argv = [c"worker".to_owned(), c_string(format!("{name} slot {slot}").into())];
+        let path = c_string(format!("/proc/self/fd/{}", exe.fd.as_raw_fd()).into());
+        let pid = posix_spawn(path.as_c_str(), &actions, &attributes, &argv, &environment())?;
+        Ok(Self {
+            id,
+            slot,
+            phase,
+            release,
+            pid: Some(pid.as_raw()),
+            app_pid: None,
+            started_at: unix_millis(),
+            boot_us: None,
+            evidence: None,
+            status: None,
+            greeted: false,
+            stage: Stage::Spawn,
+            reported: false,
+            commands: Some(commands.into()),
+            outbox: Outbox::default(),
+            reports: Some(reports.into()),
+            inbox: Inbox::default(),
+        })
+    }
+
+    pub(crate) fn reports_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.reports.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(crate) fn commands_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.commands.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Queues a message and writes what the pipe takes. True when something is left to be written.
+    pub(crate) fn send(&mut self, message: &ToWorker) -> bool {
+        if self.outbox.push(message).is_err() {
+            tracing::error!("slot {}: an order for the worker is larger than a frame", self.slot);
+        }
+        self.flush()
+    }
+
+    /// Writes what the pipe takes. True when something is left to be written.
+    pub(crate) fn flush(&mut self) -> bool {
+        let Some(pipe) = &mut self.commands else { return false };
+        while !self.outbox.is_empty() {
+            match pipe.write(self.outbox.pending()) {
+                Ok(n) => self.outbox.written(n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => {
+                    // The worker is dead or dying; its end is told elsewhere.
+                    self.commands = None;
+                    self.outbox = Outbox::default();
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    /// Reads everything that the worker has written so far.
+    pub(crate) fn hear(&mut self) -> Heard {
+        let mut heard = Heard { messages: Vec::new(), broken: None, ended: false };
+        let Some(pipe) = &mut self.reports else { return heard };
+        let mut buffer = [0; 16 << 10];
+        loop {
+            match pipe.read(&mut buffer) {
+                Ok(0) => heard.ended = true,
+                Ok(n) => {
+                    self.inbox.push(&buffer[..n]);
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => heard.ended = true,
+            }
+            break;
+        }
+        loop {
+            match self.inbox.take() {
+                Ok(Some(message)) => heard.messages.push(message),
+                Ok(None) => break,
+                Err(error) => {
+                    heard.broken = Some(error);
+                    heard.ended = true;
+                    break;
+                }
+            }
+        }
+        if heard.ended {
+            self.reports = None;
+        }
+        heard
+    }
+
+    /// Sends SIGKILL to the worker process, when it was not waited for yet.
+    pub(crate) fn kill(&self) -> bool {
+        self.pid.is_some_and(|pid| nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::SIGKILL).is_ok())
+    }
+}
+
+/// The pids of all worker processes.
+pub(crate) fn pids<'a>(children: impl Iterator<Item = &'a Child>) -> BTreeSet<i32> {
+    children.filter_map(|c| c.pid).collect()
+}
+
+/// Occupies every fd below the listeners' places in a worker, so that no dup2 there can hit an fd that is still
+/// needed. Sockets that came in on such fds move up. Call it before anything that workers inherit is opened.
+///
+/// # Errors
+/// When no fd is left.
+pub(crate) fn reserve_fds<T>(inherited: Vec<(OwnedFd, T)>, more: usize) -> Result<(Vec<(OwnedFd, T)>, Vec<OwnedFd>)> {
+    let end: RawFd = FIRST_LISTENER_FD + (inherited.len() + more) as RawFd;
+    let mut moved = Vec::new();
+    for (fd, tag) in inherited {
+        let number = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(end)).context("cannot move an inherited socket")?;
+        moved.push((crate::sys::own(number), tag));
+    }
+    let mut reserved = Vec::new();
+    loop {
+        let fd =
+            open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).context("cannot open /dev/null")?;
+        if fd.as_raw_fd() >= end {
+            return Ok((moved, reserved));
+        }
+        reserved.push(fd);
+    }
+}
+
+fn c_string(text: OsString) -> CString {
+    let bytes = text.into_vec().into_iter().filter(|b| *b != 0).collect::<Vec<u8>>();
+    CString::new(bytes).unwrap_or_default()
+}
+
+fn environment() -> Vec<CString> {
+    std::env::vars_os()
+        .map(|(mut key, value)| {
+            key.push("=");
+            key.push(value);
+            c_string(key)
+        })
+        .collect()
+}

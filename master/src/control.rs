@@ -1,0 +1,269 @@
+//! The control socket: who may speak, how long they may take, and what is still to be said to whom.
+//!
+//! The socket is authority: only root and the master's own user are heard, told by the kernel (SO_PEERCRED). Every
+//! length is bounded by the frame, every peer has a deadline until its request is there, and one that does not read
+//! its answers is closed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::Uid;
+use proto::control::{Code, Reply, Request};
+use proto::{Hello, Inbox, Outbox};
+
+use crate::listener::clear_stale;
+
+/// How long a client may take until its request is there.
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+/// How many clients at once; one more is closed at once.
+const MAX_CLIENTS: usize = 480;
+/// How much may wait for a client that does not read, in bytes.
+const MAX_PENDING: usize = 4 << 20;
+
+/// One connection.
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    inbox: Inbox<Request>,
+    outbox: Outbox<Reply>,
+    greeted: bool,
+    asked: bool,
+    /// Close it when everything is written.
+    closing: bool,
+    subscribed: bool,
+}
+
+/// What a client's fd gave.
+pub(crate) enum Heard {
+    /// Nothing complete yet.
+    Nothing,
+    /// Its request.
+    Request(Request),
+    /// It is to be forgotten.
+    Closed,
+}
+
+/// The control socket and its clients.
+#[derive(Debug)]
+pub(crate) struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    clients: BTreeMap<u64, Client>,
+    next: u64,
+    /// Kept open so that a connection can be taken and closed when no fd is left.
+    spare: Option<fs::File>,
+}
+
+impl Control {
+    /// Binds the control socket, mode 0600, in a folder that is made with mode 0700 where it is missing.
+    ///
+    /// # Errors
+    /// Names the path, and the pid of a living master that holds it.
+    pub(crate) fn bind(path: &Path) -> Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .with_context(|| format!("cannot make {} for the control socket", folder.display()))?;
+        }
+        clear_stale(path).with_context(|| format!("control socket {}", path.display()))?;
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let bound = UnixListener::bind(path);
+        umask(before);
+        let listener = bound.with_context(|| format!("cannot make the control socket {}", path.display()))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).context("cannot set the control socket's mode")?;
+        // std asks for a backlog of 128; deploy tools may come in hundreds.
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXALLOWABLE)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, path: path.to_owned(), clients: BTreeMap::new(), next: 1, spare: spare() })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    pub(crate) fn client_fd(&self, id: u64) -> Option<BorrowedFd<'_>> {
+        self.clients.get(&id).map(|c| c.stream.as_fd())
+    }
+
+    /// Takes the next connection, if there is one; `Err(())` asks to be called again.
+    pub(crate) fn accept(&mut self) -> Option<Result<u64, ()>> {
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted || e.kind() == io::ErrorKind::ConnectionAborted => {
+                return Some(Err(()));
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(e) => return self.shed(&e),
+        };
+        if stream.set_nonblocking(true).is_err() || self.clients.len() >= MAX_CLIENTS {
+            return Some(Err(()));
+        }
+        let id = self.next;
+        self.next += 1;
+        let mut client = Client {
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            greeted: false,
+            asked: false,
+            closing: false,
+            subscribed: false,
+            stream,
+        };
+        let _ = client.outbox.push(&Reply::Hello(Hello::ours()));
+        if !permitted(&client.stream) {
+            let message = "not permitted: only root and the master's own user may command it".into();
+            let _ = client.outbox.push(&Reply::Error { code: Code::NotPermitted, message, report: None });
+            client.closing = true;
+        }
+        self.clients.insert(id, client);
+        Some(Ok(id))
+    }
+
+    /// No fd is left: take the connection with the spare one and close it, so that nobody waits and the loop does not spin.
+    fn shed(&mut self, error: &io::Error) -> Option<Result<u64, ()>> {
+        tracing::warn!("control socket: {error}");
+        self.spare = None;
+        let taken = self.listener.accept().is_ok();
+        self.spare = spare();
+        taken.then_some(Err(()))
+    }
+
+    /// Reads what a client has sent.
+    pub(crate) fn hear(&mut self, id: u64) -> Heard {
+        let Some(client) = self.clients.get_mut(&id) else { return Heard::Closed };
+        let mut buffer = [0; 4096];
+        loop {
+            match client.stream.read(&mut buffer) {
+                Ok(0) => return Heard::Closed,
+                // After its request a client has nothing to say.
+                Ok(_) if client.asked || client.closing => {}
+                Ok(n) => {
+                    client.inbox.push(&buffer[..n]);
+                    match take(client) {
+                        Ok(Some(request)) => return Heard::Request(request),
+                        Ok(None) => {}
+                        Err(message) => {
+                            tracing::warn!("control client closed: {message}");
+                            return Heard::Closed;
+                        }
+                    }
+                    if client.closing {
+                        return Heard::Nothing;
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Heard::Closed,
+            }
+        }
+    }
+
+    /// Queues a reply; `last` closes the connection behind it.
+    pub(crate) fn reply(&mut self, id: u64, reply: &Reply, last: bool) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if client.closing {
+            return;
+        }
+        if client.outbox.push(reply).is_err() {
+            tracing::error!("an answer is larger than a frame and was not sent");
+        }
+        client.closing |= last;
+    }
+
+    /// Writes what a client takes. `None`: it is to be forgotten; else whether something is left.
+    pub(crate) fn flush(&mut self, id: u64) -> Option<bool> {
+        let client = self.clients.get_mut(&id)?;
+        while !client.outbox.is_empty() {
+            match client.stream.write(client.outbox.pending()) {
+                Ok(n) => client.outbox.written(n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return (client.outbox.pending().len() <= MAX_PENDING).then_some(true);
+                }
+                Err(_) => return None,
+            }
+        }
+        (!client.closing).then_some(false)
+    }
+
+    /// Forgets a client.
+    pub(crate) fn forget(&mut self, id: u64) {
+        self.clients.remove(&id);
+    }
+
+    /// Whether a client's request has arrived.
+    pub(crate) fn has_asked(&self, id: u64) -> bool {
+        self.clients.get(&id).is_some_and(|c| c.asked)
+    }
+
+    /// A client wants every step from now on.
+    pub(crate) fn subscribe(&mut self, id: u64) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.subscribed = true;
+        }
+    }
+
+    /// Who wants every step.
+    pub(crate) fn subscribers(&self) -> Vec<u64> {
+        self.clients.iter().filter(|(_, c)| c.subscribed).map(|(id, _)| *id).collect()
+    }
+
+    /// Before the process ends: what is still to be said is said, for a second at most a client.
+    pub(crate) fn finish(&mut self) {
+        for client in self.clients.values_mut() {
+            let _ = client.stream.set_nonblocking(false);
+            let _ = client.stream.set_write_timeout(Some(Duration::from_secs(1)));
+            let _ = client.stream.write_all(client.outbox.pending());
+        }
+        self.clients.clear();
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn spare() -> Option<fs::File> {
+    fs::File::open("/dev/null").ok()
+}
+
+fn permitted(stream: &UnixStream) -> bool {
+    getsockopt(stream, sockopt::PeerCredentials)
+        .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == Uid::effective().as_raw())
+}
+
+/// The request behind the Hello, once both are there.
+fn take(client: &mut Client) -> Result<Option<Request>, String> {
+    while let Some(message) = client.inbox.take().map_err(|e| e.to_string())? {
+        match message {
+            Request::Hello(hello) => {
+                if let Err(mismatch) = hello.check() {
+                    let message = mismatch.to_string();
+                    let _ = client.outbox.push(&Reply::Error { code: Code::Version, message, report: None });
+                    client.closing = true;
+                    return Ok(None);
+                }
+                client.greeted = true;
+            }
+            _ if !client.greeted => return Err("it did not say Hello first".into()),
+            request => {
+                client.asked = true;
+                return Ok(Some(request));
+            }
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,296 @@
+//! The app's listening sockets: bound once, shared by every instance, and kept working whatever an instance does.
+//!
+//! A release must not be able to break the socket for the others. `listen(2)` is repeated after each app's end, for
+//! an app may have called it with a small backlog. After `shutdown(2)` epoll reports a hang-up: a TCP socket is
+//! revived by `listen`, a Unix one has to be bound anew. A Unix path that an app unlinks is linked back: a second,
+//! hidden hard link keeps the inode, and a watch on that inode (its link count changes) tells when to look.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::inotify::{AddWatchFlags, Inotify};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname, getsockopt, listen,
+    setsockopt, socket, sockopt,
+};
+use nix::unistd::{Gid, Group, chown};
+
+use crate::address::{Address, Place};
+use crate::holder;
+
+/// The backlog asked for; the kernel lowers it to `net.core.somaxconn`.
+pub(crate) const BACKLOG: u32 = 65_535;
+
+/// One listening socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) name: String,
+    pub(crate) fd: OwnedFd,
+    place: Place,
+    /// The hidden second link to a Unix socket's inode.
+    spare: Option<PathBuf>,
+    /// A service manager's socket: its path is not ours to remove.
+    inherited: bool,
+}
+
+/// What a look at a broken socket led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Mended {
+    /// The same socket listens again.
+    Revived,
+    /// A new socket listens at the same place; whoever has the old one serves nobody.
+    Replaced,
+}
+
+impl Listener {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// Names the address, the reason, and for an address in use who holds it.
+    pub(crate) fn bind(address: &Address, index: usize) -> Result<Self> {
+        let name = address.name.clone().unwrap_or_else(|| format!("listen{index}"));
+        let fd = open(&address.place)?;
+        let mut listener = Self { name, fd, place: address.place.clone(), spare: None, inherited: false };
+        listener.read_place()?;
+        listener.keep_link();
+        Ok(listener)
+    }
+
+    /// Takes over a socket that a service manager has bound.
+    ///
+    /// # Errors
+    /// When the fd is not a listening stream socket.
+    pub(crate) fn inherit(fd: OwnedFd, name: String) -> Result<Self> {
+        let number = fd.as_raw_fd();
+        if !getsockopt(&fd, sockopt::AcceptConn).with_context(|| format!("LISTEN_FDS: fd {number} is not a socket"))? {
+            bail!("LISTEN_FDS: fd {number} is not a listening socket");
+        }
+        let place = Place::Tcp(SocketAddr::from(([0, 0, 0, 0], 0)));
+        let mut listener = Self { name, fd, place, spare: None, inherited: true };
+        listener.read_place()?;
+        Ok(listener)
+    }
+
+    /// Reads the address that the socket really has.
+    fn read_place(&mut self) -> Result<()> {
+        let storage: SockaddrStorage = getsockname(self.fd.as_raw_fd()).context("cannot read a socket's address")?;
+        if let Some(v4) = storage.as_sockaddr_in() {
+            self.place = Place::Tcp(SocketAddr::V4((*v4).into()));
+        } else if let Some(v6) = storage.as_sockaddr_in6() {
+            self.place = Place::Tcp(SocketAddr::V6((*v6).into()));
+        } else if self.inherited {
+            let path = storage.as_unix_addr().and_then(UnixAddr::path);
+            let path = path.ok_or_else(|| anyhow!("LISTEN_FDS: neither a TCP socket nor one with a path"))?;
+            self.place = Place::Unix { path: path.to_owned(), mode: None, group: None };
+        }
+        Ok(())
+    }
+
+    /// The address as `--listen` takes it.
+    pub(crate) fn address(&self) -> String {
+        self.place.to_string()
+    }
+
+    /// The address as servers call it.
+    pub(crate) fn plain_address(&self) -> String {
+        match &self.place {
+            Place::Tcp(address) => address.to_string(),
+            Place::Unix { path, .. } => path.display().to_string(),
+        }
+    }
+
+    /// Undoes a smaller backlog.
+    pub(crate) fn listen_again(&self) {
+        let _ = listen(&self.fd, Backlog::MAXALLOWABLE);
+    }
+
+    /// After a hang-up: makes the place listen again.
+    ///
+    /// # Errors
+    /// When that cannot be done; the socket stays dead.
+    pub(crate) fn mend(&mut self) -> Result<Mended> {
+        match self.place.clone() {
+            Place::Tcp(address) => {
+                // The port is kept where it was asked for; where it was 0 the shutdown has given it up.
+                let storage = SockaddrStorage::from(address);
+                match bind(self.fd.as_raw_fd(), &storage) {
+                    Ok(()) | Err(Errno::EINVAL | Errno::EADDRINUSE) => {}
+                    Err(e) => return Err(e).with_context(|| format!("cannot bind {} again", self.place)),
+                }
+                listen(&self.fd, Backlog::MAXALLOWABLE).with_context(|| format!("cannot listen on {}", self.place))?;
+                let now: SockaddrStorage = getsockname(self.fd.as_raw_fd())?;
+                if now != storage {
+                    bail!("{} came back on another port; restart the master", self.place);
+                }
+                Ok(Mended::Revived)
+            }
+            Place::Unix { path, .. } => {
+                self.remove_links();
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(e).with_context(|| format!("cannot replace {}", path.display()));
+                    }
+                    _ => {}
+                }
+                let fresh = open(&self.place)?;
+                nix::unistd::dup3(&fresh, &mut self.fd, OFlag::O_CLOEXEC).context("cannot replace a socket")?;
+                self.keep_link();
+                Ok(Mended::Replaced)
+            }
+        }
+    }
+
+    fn keep_link(&mut self) {
+        let Place::Unix { path, .. } = &self.place else { return };
+        if self.inherited {
+            return;
+        }
+        let spare = spare_path(path);
+        let _ = fs::remove_file(&spare);
+        self.spare = fs::hard_link(path, &spare).is_ok().then_some(spare);
+    }
+
+    /// Watches a Unix socket's inode for a change of its links.
+    pub(crate) fn watch(&self, inotify: &Inotify) {
+        if let Some(spare) = &self.spare {
+            let _ = inotify.add_watch(spare, AddWatchFlags::IN_ATTRIB);
+        }
+    }
+
+    /// Links the path back when it no longer leads to our socket. True when that was needed.
+    pub(crate) fn restore_path(&self) -> bool {
+        let (Place::Unix { path, .. }, Some(spare)) = (&self.place, &self.spare) else { return false };
+        if same_inode(path, spare) {
+            return false;
+        }
+        let fresh = spare.with_extension("new");
+        let _ = fs::remove_file(&fresh);
+        // link and rename, so that whatever lies at the path meanwhile is replaced in one step
+        fs::hard_link(spare, &fresh).and_then(|()| fs::rename(&fresh, path)).is_ok()
+    }
+
+    fn remove_links(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            if let Place::Unix { path, .. } = &self.place
+                && same_inode(path, &spare)
+            {
+                let _ = fs::remove_file(path);
+            }
+            let _ = fs::remove_file(spare);
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.remove_links();
+    }
+}
+
+fn spare_path(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".phased");
+    path.with_file_name(name)
+}
+
+fn same_inode(a: &Path, b: &Path) -> bool {
+    match (fs::symlink_metadata(a), fs::symlink_metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+fn open(place: &Place) -> Result<OwnedFd> {
+    let fd = match place {
+        Place::Tcp(address) => open_tcp(*address).with_context(|| format!("cannot listen on {place}"))?,
+        Place::Unix { path, mode, group } => {
+            open_unix(path, *mode, group.as_deref()).with_context(|| format!("cannot listen on {place}"))?
+        }
+    };
+    listen(&fd, Backlog::MAXALLOWABLE).with_context(|| format!("cannot listen on {place}"))?;
+    Ok(fd)
+}
+
+fn open_tcp(address: SocketAddr) -> Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    match bind(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Err(Errno::EADDRINUSE) => {
+            let holder = holder::of_port(address).unwrap_or_else(|| "another process".into());
+            bail!("address in use: {holder} listens there")
+        }
+        Err(Errno::EACCES) => bail!("permission denied: ports below 1024 need root or CAP_NET_BIND_SERVICE"),
+        other => other?,
+    }
+    Ok(fd)
+}
+
+fn open_unix(path: &Path, mode: Option<u32>, group: Option<&str>) -> Result<OwnedFd> {
+    let gid = group.map(find_group).transpose()?;
+    clear_stale(path)?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let address =
+        UnixAddr::new(path).with_context(|| format!("{} bytes of path", path.as_os_str().as_bytes().len()))?;
+    bind(fd.as_raw_fd(), &address)?;
+    if let Some(gid) = gid {
+        chown(path, None, Some(gid)).context("cannot give the socket to its group")?;
+    }
+    if let Some(mode) = mode {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).context("cannot set the socket's mode")?;
+    }
+    Ok(fd)
+}
+
+fn find_group(name: &str) -> Result<Gid> {
+    let group = Group::from_name(name).with_context(|| format!("cannot look up the group '{name}'"))?;
+    Ok(group.ok_or_else(|| anyhow!("there is no group '{name}'"))?.gid)
+}
+
+/// Makes way at a Unix socket's path: a socket that nobody listens on is removed, anything else stays.
+pub(crate) fn clear_stale(path: &Path) -> Result<()> {
+    let kind = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e).with_context(|| format!("cannot look at {}", path.display())),
+        Ok(metadata) => metadata.file_type(),
+    };
+    if !kind.is_socket() {
+        bail!("{} exists and is not a socket", path.display());
+    }
+    match UnixStream::connect(path) {
+        Ok(stream) => {
+            let holder = holder::of_peer(stream.as_fd()).unwrap_or_else(|| "another process".into());
+            bail!("address in use: {holder} listens there")
+        }
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).with_context(|| format!("cannot remove the stale {}", path.display()))
+        }
+        Err(e) => Err(e).with_context(|| format!("cannot tell whether somebody listens on {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tcp_socket_survives_shutdown_on_its_port() {
+        let mut listener = Listener::bind(&Address::parse("tcp://127.0.0.1:0").unwrap(), 0).unwrap();
+        let address = listener.plain_address();
+        nix::sys::socket::shutdown(listener.fd.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+        assert!(std::net::TcpStream::connect(&address).is_err());
+        assert_eq!(listener.mend().unwrap(), Mended::Revived);
+        assert_eq!(listener.plain_address(), address);
+        std::net::TcpStream::connect(&address).unwrap();
+    }
+}

@@ -1,0 +1,271 @@
+//! The mind's words for people: log lines, progress, answers.
+
+use std::time::Duration;
+
+use proto::control::{Code, Fact, Reply};
+use proto::worker::{BootReport, ExitStatus};
+use rollout::{Action, Answer, Ended, Kind, Note, Outcome, Reason, ReleaseId};
+
+use crate::release::Releases;
+
+/// A line, and how much it matters.
+pub(crate) enum Line {
+    Info(String),
+    Warn(String),
+    Error(String),
+}
+
+impl Line {
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Info(text) | Self::Warn(text) | Self::Error(text) => text,
+        }
+    }
+
+    pub(crate) fn log(&self) {
+        match self {
+            Self::Info(text) => tracing::info!("{text}"),
+            Self::Warn(text) => tracing::warn!("{text}"),
+            Self::Error(text) => tracing::error!("{text}"),
+        }
+    }
+}
+
+/// What a note is about, as far as the body knows it.
+pub(crate) struct Subject {
+    pub(crate) slot: u32,
+    pub(crate) release: String,
+    pub(crate) seconds: f64,
+    pub(crate) evidence: String,
+    /// "stage ready: exited with status 1 after 0.83s"
+    pub(crate) failure: String,
+}
+
+/// A note as a line.
+pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incarnation) -> Subject) -> Line {
+    let shown = |r: &ReleaseId| releases.shown(*r);
+    match note {
+        Note::ZeroReady => Line::Warn(
+            "one worker and surge 0: zero workers are ready until the new one is; connections wait meanwhile".into(),
+        ),
+        Note::SlotReady { worker, step, of } => {
+            let s = about(*worker);
+            Line::Info(format!(
+                "slot {}: {} ready after {:.2}s ({}), {step} of {of}",
+                s.slot, s.release, s.seconds, s.evidence
+            ))
+        }
+        Note::Ready { worker } => {
+            let s = about(*worker);
+            Line::Info(format!("slot {}: {} ready after {:.2}s ({})", s.slot, s.release, s.seconds, s.evidence))
+        }
+        Note::Soaking(soak) => Line::Info(format!("all workers ready; soaking for {}", seconds(*soak))),
+        Note::Promoted(release) => Line::Info(format!("promoted {}", shown(release))),
+        Note::Held(release) => Line::Info(format!("holding {}: not promoted until `ctl reload-dir`", shown(release))),
+        Note::RollingBack { failed, put_back } => {
+            let why = match failed {
+                Some(worker) => format!("slot {} failed", about(*worker).slot),
+                None => "asked to".into(),
+            };
+            let what = match put_back {
+                0 => "no worker has to be put back".into(),
+                1 => "1 worker is put back".into(),
+                n => format!("{n} workers are put back"),
+            };
+            Line::Warn(format!("aborting ({why}): {what}"))
+        }
+        Note::BootFailed { worker, retry } => {
+            let s = about(*worker);
+            let then = retry.map_or_else(String::new, |d| format!("; next try in {}", seconds(d)));
+            Line::Error(format!("slot {}: {} did not boot, {}{then}", s.slot, s.release, s.failure))
+        }
+        Note::Crashed { worker, retry } => {
+            let s = about(*worker);
+            let then = match retry {
+                None => String::new(),
+                Some(Duration::ZERO) => "; respawning".into(),
+                Some(delay) => format!("; respawning in {}", seconds(*delay)),
+            };
+            Line::Error(format!("slot {}: {} died, {}{then}", s.slot, s.release, s.failure))
+        }
+        Note::Fallback { slot, release } => Line::Error(format!(
+            "slot {slot}: the known-good release directory is gone; trying what dir names now, {}",
+            shown(release)
+        )),
+        Note::NoFallback { slot, release: Some(release) } => Line::Error(format!(
+            "slot {slot}: the known-good release directory is gone, and {} cannot stand in for it (it was refused, or \
+             is the one that is gone); deploy a release that boots",
+            shown(release)
+        )),
+        Note::NoFallback { slot, release: None } => Line::Error(format!(
+            "slot {slot}: the known-good release directory is gone and dir does not resolve; deploy a release"
+        )),
+        Note::Degraded => Line::Error("degraded: not every slot is served by the known-good release".into()),
+        Note::Recovered => Line::Info("recovered: every slot is served again".into()),
+        Note::RenewingListeners => {
+            Line::Error("an app shut a Unix listening socket down: bound anew, all workers are replaced".into())
+        }
+    }
+}
+
+/// `0.5s`, `2s`, `1m 30s`.
+fn seconds(duration: Duration) -> String {
+    if duration < Duration::from_secs(60) {
+        format!("{}s", duration.as_secs_f64())
+    } else {
+        humantime::format_duration(duration).to_string()
+    }
+}
+
+/// A failure in one line.
+pub(crate) fn failure(report: &BootReport) -> String {
+    format!("stage {}: {} after {:.2}s", report.stage, report.message, report.millis as f64 / 1000.0)
+}
+
+/// "exited with status 1", "killed by SIGSEGV".
+pub(crate) fn exit(status: ExitStatus) -> String {
+    match status {
+        ExitStatus::Code(code) => format!("exited with status {code}"),
+        ExitStatus::Signal(number) => match nix::sys::signal::Signal::try_from(number) {
+            Ok(signal) => format!("killed by {signal}"),
+            Err(_) => format!("killed by signal {number}"),
+        },
+    }
+}
+
+/// What the end of a rollout is called in one line.
+pub(crate) fn ended(ended: &Ended, kind: Kind, from: &str, to: &str, releases: &Releases) -> (Code, String) {
+    if ended.stopped && matches!(ended.outcome, Outcome::Aborted) {
+        return (Code::Failed, "master stopped".into());
+    }
+    match (ended.outcome, kind) {
+        (Outcome::Promoted, Kind::Restart) => (Code::Done, "restarted".into()),
+        (Outcome::Promoted, Kind::Rollback) => (Code::Done, format!("rolled back to {to}")),
+        (Outcome::Promoted, Kind::PhasedRestart) => (Code::Done, format!("promoted {to}")),
+        (Outcome::Held, _) => {
+            (Code::Done, format!("holding {to}: `ctl reload-dir` promotes it, `ctl rollback` goes back to {from}"))
+        }
+        (Outcome::Aborted, Kind::Restart) => (
+            Code::Aborted,
+            match ended.failed {
+                Some(_) => format!("the new worker did not boot, the old one stays ({from})"),
+                None => format!("restart aborted, the old worker stays ({from})"),
+            },
+        ),
+        (Outcome::Aborted, _) => {
+            let what = match ended.failed {
+                Some(_) => format!("unable to boot with new codebase, using old one ({from})"),
+                None => format!("aborted, using old code ({from})"),
+            };
+            match ended.mixed_with {
+                Some(held) => {
+                    let held = releases.shown(held);
+                    (Code::Aborted, format!("{what}; slots that were not replaced keep the held release {held}"))
+                }
+                None => (Code::Aborted, what),
+            }
+        }
+        (Outcome::Degraded, _) => (
+            Code::Degraded,
+            match ended.failed {
+                Some(_) => format!(
+                    "unable to boot with new codebase, and the old one ({from}) does not serve every slot any more; \
+                     what serves keeps serving, retries go on (ctl stats, ctl report)"
+                ),
+                None => format!(
+                    "the old code ({from}) does not serve every slot; what serves keeps serving, retries go on \
+                     (ctl stats, ctl report)"
+                ),
+            },
+        ),
+    }
+}
+
+/// A refused command.
+pub(crate) fn refusal(reason: &Reason, releases: &Releases) -> (Code, String) {
+    let shown = |r: &ReleaseId| releases.shown(*r);
+    match reason {
+        Reason::BusyRollout { id, kind, to } => {
+            (Code::Busy, format!("busy: {kind} {id} to {} runs (ctl stats shows it, ctl abort ends it)", shown(to)))
+        }
+        Reason::BusyStarting => (Code::Busy, "busy: the first start is not over".into()),
+        Reason::Stopping => (Code::Failed, "master stopped".into()),
+        Reason::NoBudget => (
+            Code::Usage,
+            "--surge 0 needs --max-unavailable 1 or more: with neither, no worker could ever be replaced".into(),
+        ),
+        Reason::NothingToAbort => {
+            (Code::Failed, "nothing to abort: no rollout runs (use rollback to go back to an earlier release)".into())
+        }
+        Reason::AlreadyPromoted => {
+            (Code::Failed, "nothing to abort: the release is in force and only old workers drain (use rollback)".into())
+        }
+        Reason::NothingBefore => {
+            (Code::Failed, "nothing to roll back to: no release was promoted before this one".into())
+        }
+        Reason::TargetGone(release) => {
+            (Code::Failed, format!("cannot roll back: the directory {} is gone", shown(release)))
+        }
+        Reason::HeldOther { held, named } => (
+            Code::Failed,
+            format!(
+                "dir names {}, but {} is held; give the directory that you mean: ctl reload-dir DIR",
+                shown(named),
+                shown(held)
+            ),
+        ),
+        Reason::NoSuchSlot { workers } => {
+            (Code::Failed, format!("there is no such slot: slots are 0 to {}", workers.saturating_sub(1)))
+        }
+        Reason::WorkersOutOfRange { wanted } => {
+            (Code::Failed, format!("cannot scale to {wanted} workers: 1 to {} are possible", rollout::MAX_WORKERS))
+        }
+        Reason::TooFewReady { ready, needed } => (
+            Code::Failed,
+            format!("cannot scale down: {ready} workers would be ready, {needed} are needed; wait or mend them first"),
+        ),
+        Reason::ScaleFailed { .. } => {
+            (Code::Degraded, "a new worker does not boot; retries go on (ctl stats, ctl report)".into())
+        }
+    }
+}
+
+/// An answer that is the same for everybody, as a reply.
+pub(crate) fn answer(answer: &Answer, releases: &Releases) -> Option<Reply> {
+    let text = |key: &str, release: &ReleaseId| (key.to_string(), Fact::Text(releases.shown(*release)));
+    Some(match answer {
+        Answer::Pinned { old, new } => Reply::Done {
+            message: format!("old: {}\nnew: {}", releases.shown(*old), releases.shown(*new)),
+            facts: vec![text("old", old), text("new", new)],
+        },
+        Answer::Scaled { from, to } => Reply::Done {
+            message: format!("{to} workers (before: {from})"),
+            facts: vec![("workers".into(), Fact::Number(u64::from(*to)))],
+        },
+        Answer::Stopped => Reply::Done { message: "master stopped".into(), facts: Vec::new() },
+        Answer::Aborted(ended) if matches!(ended.outcome, Outcome::Degraded) => Reply::Error {
+            code: Code::Degraded,
+            message: "aborted, and the old code does not serve every slot; retries go on (ctl stats)".into(),
+            report: None,
+        },
+        Answer::Aborted(ended) if ended.stopped => {
+            Reply::Error { code: Code::Failed, message: "master stopped".into(), report: None }
+        }
+        Answer::Aborted(_) => Reply::Done { message: "aborted; the old code serves".into(), facts: Vec::new() },
+        Answer::Refused(reason) => {
+            let (code, message) = refusal(reason, releases);
+            Reply::Error { code, message, report: None }
+        }
+        Answer::Accepted { .. } | Answer::RolloutEnded(_) => return None,
+    })
+}
+
+/// The trace's text of one step.
+pub(crate) fn step(event: &rollout::Event, actions: &[Action]) -> String {
+    use std::fmt::Write;
+    let mut text = format!("> {event}\n");
+    for action in actions {
+        let _ = writeln!(text, "< {action}");
+    }
+    text
+}

@@ -1,0 +1,98 @@
+//! What a control client asks for, as events for the mind, or answered at once where nothing changes.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use proto::control::{Code, Fact, PhasedRestart, Reply, Request, Scale};
+use proto::worker::ToWorker;
+use rollout::{Command, CommandId, Event, ScaleTo};
+
+use crate::release;
+use crate::shell::{Deadline, Shell};
+
+impl Shell {
+    pub(crate) fn request(&mut self, id: u64, request: Request) {
+        let command = match request {
+            // A second Hello is swallowed before it gets here.
+            Request::Hello(_) => return,
+            Request::Ping => return self.reply_last(id, &Reply::Pong),
+            Request::Stats => {
+                let stats = Reply::Stats(Box::new(self.stats()));
+                return self.reply_last(id, &stats);
+            }
+            Request::Report => {
+                let report = Reply::Report(self.last_report.clone().map(Box::new));
+                return self.reply_last(id, &report);
+            }
+            Request::Events => return self.control.subscribe(id),
+            Request::Signal(number) => return self.signal_apps(id, number),
+            Request::Stop => Ok(Command::Stop),
+            Request::Halt => Ok(Command::Halt),
+            Request::Abort => Ok(Command::Abort),
+            Request::Rollback => {
+                let gone = self.mind.rollback_target().is_some_and(|r| self.releases.is_gone(r));
+                Ok(Command::Rollback { gone })
+            }
+            Request::Scale(Scale::To(n)) => Ok(Command::Scale(ScaleTo::Exactly(n))),
+            Request::Scale(Scale::Up(n)) => Ok(Command::Scale(ScaleTo::Up(n))),
+            Request::Scale(Scale::Down(n)) => Ok(Command::Scale(ScaleTo::Down(n))),
+            Request::Restart(slot) => Ok(Command::Restart(slot)),
+            Request::ReloadDir(dir) => self
+                .resolve(dir.as_deref())
+                .map(|path| Command::ReloadDir { release: self.releases.id(&path), explicit: dir.is_some() }),
+            Request::PhasedRestart(options) => self.phased_restart(options),
+        };
+        match command {
+            Ok(command) => {
+                tracing::info!("by control: {command}");
+                self.waiting.insert(id);
+                self.feed(Event::Command { id: CommandId(id), command });
+            }
+            Err(error) => {
+                let message = format!("{error:#}; nothing changed");
+                self.reply_last(id, &Reply::Error { code: Code::Failed, message, report: None });
+            }
+        }
+    }
+
+    fn phased_restart(&mut self, options: PhasedRestart) -> anyhow::Result<Command> {
+        let path = self.resolve(options.dir.as_deref())?;
+        Ok(Command::PhasedRestart {
+            release: self.releases.id(&path),
+            hold: options.hold,
+            surge: options.surge,
+            max_unavailable: options.max_unavailable,
+            soak: options.soak_ms.map(std::time::Duration::from_millis),
+        })
+    }
+
+    fn resolve(&self, dir: Option<&[u8]>) -> anyhow::Result<PathBuf> {
+        match dir {
+            None => release::resolve(&self.site.dir),
+            Some(bytes) => {
+                let path = Path::new(OsStr::from_bytes(bytes));
+                anyhow::ensure!(path.is_absolute(), "{} is not an absolute path", path.display());
+                release::resolve(path)
+            }
+        }
+    }
+
+    fn signal_apps(&mut self, id: u64, number: i32) {
+        if nix::sys::signal::Signal::try_from(number).is_err() {
+            let message = format!("{number} is not a signal");
+            return self.reply_last(id, &Reply::Error { code: Code::Failed, message, report: None });
+        }
+        let apps: Vec<_> = self.children.values().filter(|c| c.app_pid.is_some()).map(|c| c.id).collect();
+        for worker in &apps {
+            self.tell(*worker, &ToWorker::Signal(number));
+        }
+        let message = format!("signal {number} sent to {} apps", apps.len());
+        self.reply_last(id, &Reply::Done { message, facts: vec![("apps".into(), Fact::Number(apps.len() as u64))] });
+    }
+
+    fn reply_last(&mut self, id: u64, reply: &Reply) {
+        self.control.reply(id, reply, true);
+        self.timers.arm(Deadline::Client(id), crate::control::REQUEST_DEADLINE);
+    }
+}

@@ -1,0 +1,114 @@
+//! The figures behind `ctl stats`. Reading them changes nothing.
+
+use std::os::unix::ffi::OsStrExt;
+
+use proto::control::{ListenerStatus, Rollout, Stats, WorkerStatus};
+use rollout::{RunStage, WorkerState};
+
+use crate::shell::Shell;
+use crate::timers::unix_millis;
+
+impl Shell {
+    pub(crate) fn stats(&self) -> Stats {
+        let mind = &self.mind;
+        let good = mind.known_good();
+        Stats {
+            name: self.site.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started_at: self.started_at,
+            state: mind.state().as_str().into(),
+            dir: self.site.dir.as_os_str().as_bytes().to_vec(),
+            dir_target: std::fs::canonicalize(&self.site.dir).ok().map(|p| p.as_os_str().as_bytes().to_vec()),
+            release: self.releases.bytes(good.release),
+            release_gone: self.releases.is_gone(good.release),
+            phase: mind.phase(),
+            workers: mind.slots().count() as u32,
+            booted_workers: mind.booted_workers(),
+            old_workers: mind.old_workers(),
+            worker_status: self.worker_status(),
+            listeners: self
+                .listeners
+                .iter()
+                .map(|l| ListenerStatus { name: l.name.clone(), address: l.address() })
+                .collect(),
+            rollout: self.rollout_status(),
+            last_rollout: self.last_rollout.clone(),
+        }
+    }
+
+    fn worker_status(&self) -> Vec<WorkerStatus> {
+        let slots: std::collections::BTreeMap<_, _> = self.mind.slots().map(|s| (s.slot, s)).collect();
+        let now = unix_millis();
+        let mut all = Vec::new();
+        for (id, worker) in self.mind.workers() {
+            let Some(child) = self.children.get(&id) else { continue };
+            let state = match worker.state {
+                WorkerState::Booting => "booting",
+                WorkerState::Ready => "ready",
+                WorkerState::Draining => "draining",
+            };
+            all.push(WorkerStatus {
+                index: worker.slot,
+                pid: child.pid.map(|p| p as u32),
+                app_pid: child.app_pid.map(|p| p as u32),
+                incarnation: Some(id),
+                phase: worker.code.phase,
+                release: self.releases.bytes(worker.code.release),
+                state: state.into(),
+                booted: worker.state == WorkerState::Ready,
+                started_at: child.started_at,
+                boot_us: child.boot_us,
+                evidence: child.evidence,
+                crashes: slots.get(&worker.slot).map_or(0, |s| s.crashes),
+                last_checkin: child.reports_fd().map(|_| now),
+                last_status: child.status.clone(),
+                last_exit: self.last_exits.get(&worker.slot).cloned(),
+            });
+        }
+        let good = self.mind.known_good();
+        for slot in slots.values().filter(|s| s.backoff) {
+            all.push(WorkerStatus {
+                index: slot.slot,
+                pid: None,
+                app_pid: None,
+                incarnation: None,
+                phase: good.phase,
+                release: self.releases.bytes(good.release),
+                state: "backoff".into(),
+                booted: false,
+                started_at: self.backoff_since.get(&slot.slot).copied().unwrap_or(now),
+                boot_us: None,
+                evidence: None,
+                crashes: slot.crashes,
+                last_checkin: None,
+                last_status: None,
+                last_exit: self.last_exits.get(&slot.slot).cloned(),
+            });
+        }
+        all.sort_by_key(|w| (w.index, w.incarnation));
+        all
+    }
+
+    fn rollout_status(&self) -> Option<Rollout> {
+        let (run, running) = (self.mind.running()?, self.running.as_ref()?);
+        let (step, of) = self.mind.progress();
+        let state = match run.stage {
+            RunStage::Rolling => "rolling",
+            RunStage::Soaking => "soaking",
+            RunStage::Draining(_) => "draining",
+            RunStage::RollingBack(_) | RunStage::GivingUp => "rolling_back",
+        };
+        Some(Rollout {
+            id: running.id,
+            kind: running.kind.to_string(),
+            from: self.releases.bytes(running.from),
+            to: self.releases.bytes(running.to),
+            phase: running.phase,
+            step,
+            of,
+            state: state.into(),
+            started_at: running.started_at,
+        })
+    }
+}
