@@ -421,3 +421,17 @@ pub fn name_of(path: &[u8]) -> String {
     let path = String::from_utf8_lossy(path);
     path.rsplit('/').next().unwrap_or_default().to_owned()
 }
+
+/// The ready workers as slot and name of the release, by slot.
+#[must_use]
+pub fn ready(stats: &Stats) -> Vec<(u32, String)> {
+    let ready = stats.worker_status.iter().filter(|worker| worker.state == "ready");
+    ready.map(|worker| (worker.index.0, release_name(worker))).collect()
+}
+
+/// Whether every slot has one worker, ready and of this release, and nothing else lives.
+#[must_use]
+pub fn all_on(stats: &Stats, release: &str) -> bool {
+    stats.worker_status.len() == stats.workers as usize
+        && stats.worker_status.iter().all(|worker| worker.state == "ready" && release_name(worker) == release)
+}

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::libc;
@@ -31,6 +31,21 @@ pub fn inherited(fd: RawFd) -> Option<OwnedFd> {
     }
     // SAFETY: the descriptor is open, and the caller (the fixture, once, at its start) is the only one who uses it.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The backlog of a listening TCP socket.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn backlog(listener: &OwnedFd) -> io::Result<u32> {
+    // SAFETY: tcp_info is a plain C structure; all its bytes may be zero.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let to = (&raw mut info).cast();
+    // SAFETY: `to` and `length` describe `info`, which outlives the call.
+    let got = unsafe { libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &mut length) };
+    // For a listening socket the kernel puts its backlog there (tcp_get_info).
+    if got == 0 { Ok(info.tcpi_sacked) } else { Err(io::Error::last_os_error()) }
 }
 
 static WAKE: AtomicI32 = AtomicI32::new(-1);
