@@ -1,2 +1,60 @@
-//! Being written.
-fn main() {}
+//! Boots one app from a release directory, watches it, and reports how that goes.
+//!
+//! A worker is started by the master, for one incarnation of one slot. It takes [`proto::worker::ToWorker`] on fd 0, says
+//! [`proto::worker::FromWorker`] on fd 3, and holds the listening sockets from fd 4 on. It knows nothing of other slots and
+//! decides nothing about its own. When it ends, nothing of its app is left.
+
+mod app;
+mod boot;
+mod cli;
+mod command;
+mod env;
+mod expand;
+mod lead;
+mod look;
+mod net;
+mod notify;
+mod procfile;
+mod procfs;
+mod ready;
+mod relay;
+mod report;
+mod run;
+mod sys;
+mod syscall;
+mod tail;
+#[cfg(test)]
+mod testing;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::exit;
+
+use nix::unistd::{Pid, setpgid};
+use proto::worker::REPORT_FD;
+
+fn main() {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some(answer) = cli::answer(&args, sys::is_pipe(0) && sys::is_pipe(REPORT_FD)) {
+        // A reader that is gone cannot be told.
+        let _ = std::io::stdout().write_all(answer.out.as_bytes());
+        let _ = std::io::stderr().write_all(answer.err.as_bytes());
+        exit(answer.code);
+    }
+    let (Some(orders), Some(reports)) = (sys::take_inherited(0), sys::take_inherited(REPORT_FD)) else { exit(2) };
+    // Spawned through an fd, it would be named after that.
+    let _ = nix::sys::prctl::set_name(c"worker");
+    // Ctrl-C at the master's terminal is for the master alone.
+    let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    if let Err(e) = nix::sys::prctl::set_child_subreaper(true) {
+        // Daemonised processes would escape; everything else works.
+        eprintln!("worker: cannot become a subreaper: {e}");
+    }
+    match lead::Lead::new(orders, reports) {
+        Ok(lead) => lead.work(),
+        Err(e) => {
+            eprintln!("worker: cannot receive signals: {e}");
+            exit(1);
+        }
+    }
+}

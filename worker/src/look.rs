@@ -1,0 +1,186 @@
+//! One look at all processes of an app: does one of them wait on an inherited listener?
+//!
+//! The app need not cooperate and is not disturbed: everything is read from `/proc`. What a look cannot see it says, so that
+//! [`crate::ready`] can decide; nothing is remembered from one look to the next.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use nix::libc;
+
+use crate::net::{self, Address};
+use crate::procfs::{self, Dir, Inode, Link};
+use crate::syscall::{self, Wait};
+
+/// The most of a poll array or fd set that is read, in bytes (as many as 64 Ki fds take in a poll array).
+const ARRAY_BYTES: u64 = 512 << 10;
+
+/// What one look saw.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// A process waits on an inherited listener.
+    pub(crate) waiting: bool,
+    /// A living process that may not be looked at.
+    pub(crate) denied: Option<i32>,
+    /// A process that holds an inherited listener and waits in an io_uring, whose requests cannot be seen.
+    pub(crate) ring: Option<i32>,
+    /// Processes that hold sockets other than the listeners, and those sockets' inodes.
+    pub(crate) sockets: Vec<(i32, Vec<u64>)>,
+}
+
+/// Knows what to look for.
+pub(crate) struct Looker {
+    inodes: Vec<Inode>,
+    addresses: Vec<Address>,
+    /// Lent to each look, as it would be asked for hundreds of times a second.
+    text: Vec<u8>,
+    numbers: Vec<i32>,
+}
+
+impl Looker {
+    /// Looks for those who wait on these sockets.
+    pub(crate) fn new(listeners: &[OwnedFd]) -> Self {
+        let inode = |fd: &OwnedFd| {
+            let metadata = File::from(fd.try_clone().ok()?).metadata().ok()?;
+            let device = metadata.dev();
+            // fdinfo prints the kernel's own form of a device number.
+            let device = u64::from(libc::major(device)) << 20 | u64::from(libc::minor(device));
+            Some(Inode { number: metadata.ino(), device })
+        };
+        Self {
+            inodes: listeners.iter().filter_map(inode).collect(),
+            addresses: listeners.iter().filter_map(|fd| Address::of(fd.as_fd())).collect(),
+            text: Vec::new(),
+            numbers: Vec::new(),
+        }
+    }
+
+    /// Looks at the app's first process and everything below the worker; stops at the first evidence.
+    pub(crate) fn look(&mut self, app: i32) -> Seen {
+        let mut seen = Seen::default();
+        let Ok(pids) = procfs::descendants() else {
+            seen.denied = Some(app);
+            return seen;
+        };
+        // Those that were forked last serve; those before them mostly wait for them.
+        for pid in pids.into_iter().rev() {
+            match self.look_at(pid, &mut seen) {
+                Ok(()) if seen.waiting => break,
+                Ok(()) => {}
+                // A process that ends has nothing to show either; ESRCH comes from within its directory. But the first one is
+                // there until the worker reaps it: who cannot see it sees no other user's processes (hidepid).
+                Err(e) if is_gone(&e) => {
+                    if pid == app && Dir::open(&format!("/proc/{pid}")).is_err() {
+                        seen.denied.get_or_insert(pid);
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::PermissionDenied && procfs::is_alive(pid) => seen.denied = Some(pid),
+                Err(_) => {}
+            }
+        }
+        seen
+    }
+
+    /// Whether the app has accepted a connection of an inherited listener: what a server shows that is too busy to be caught
+    /// waiting.
+    pub(crate) fn serves(&self, seen: &Seen) -> bool {
+        seen.sockets.iter().any(|(pid, sockets)| net::holds_connection(*pid, sockets, &self.addresses))
+    }
+
+    /// Where else the app listens.
+    pub(crate) fn elsewhere(&self, seen: &Seen) -> Vec<Address> {
+        let mut found: Vec<Address> =
+            seen.sockets.iter().flat_map(|(pid, sockets)| net::listens_on(*pid, sockets)).collect();
+        found.sort_unstable_by_key(ToString::to_string);
+        found.dedup();
+        found
+    }
+
+    fn look_at(&mut self, pid: i32, seen: &mut Seen) -> io::Result<()> {
+        let proc = Dir::open(&format!("/proc/{pid}"))?;
+        let (mut held, mut epolls, mut rings, mut sockets) = (Vec::new(), Vec::new(), false, Vec::new());
+        let fds = proc.dir("fd")?;
+        fds.numbers(&mut self.numbers)?;
+        let mut link = [0; 64];
+        for fd in &self.numbers {
+            // One that was closed meanwhile shows nothing.
+            match fds.link(*fd, &mut link).map(procfs::parse_link) {
+                Ok(Link::Socket(inode)) if self.inodes.iter().any(|i| i.number == inode) => held.push(*fd),
+                Ok(Link::Socket(inode)) => sockets.push(inode),
+                Ok(Link::Epoll) => epolls.push(*fd),
+                Ok(Link::Ring) => rings = true,
+                Ok(Link::Other) => {}
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => return Err(e),
+                Err(_) => {}
+            }
+        }
+        for fd in epolls {
+            if proc.read(&format!("fdinfo/{fd}"), &mut self.text).is_ok()
+                && procfs::epoll_watches(&self.text, &held, &self.inodes)
+            {
+                seen.waiting = true;
+                return Ok(());
+            }
+        }
+        if !held.is_empty() {
+            self.look_at_threads(pid, &proc, &held, rings, seen)?;
+        }
+        if !sockets.is_empty() {
+            seen.sockets.push((pid, sockets));
+        }
+        Ok(())
+    }
+
+    fn look_at_threads(&mut self, pid: i32, proc: &Dir, held: &[i32], rings: bool, seen: &mut Seen) -> io::Result<()> {
+        let tasks = proc.dir("task")?;
+        tasks.numbers(&mut self.numbers)?;
+        let ids = std::mem::take(&mut self.numbers);
+        for id in &ids {
+            match tasks.read(&format!("{id}/syscall"), &mut self.text) {
+                Ok(()) => {}
+                Err(e) if is_gone(&e) && ids.len() > 1 => continue,
+                Err(e) => return Err(e),
+            }
+            let waits = match syscall::parse(&self.text, &syscall::HERE) {
+                Wait::Accept(fd) => held.contains(&fd),
+                Wait::Poll { address, count } => {
+                    self.read_memory(proc, address, count.saturating_mul(8))? && syscall::poll_holds(&self.text, held)
+                }
+                Wait::Select { address, limit } if address != 0 => {
+                    // The kernel reads whole words.
+                    let length = limit.div_ceil(64).saturating_mul(8);
+                    self.read_memory(proc, address, length)? && syscall::set_holds(&self.text, limit, held)
+                }
+                Wait::Ring => {
+                    if rings {
+                        seen.ring = Some(pid);
+                    }
+                    false
+                }
+                _ => false,
+            };
+            if waits {
+                seen.waiting = true;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a process's memory into `text`; false where the address is not there any more.
+    fn read_memory(&mut self, proc: &Dir, address: u64, length: u64) -> io::Result<bool> {
+        let memory = proc.file("mem")?;
+        self.text.clear();
+        self.text.resize(length.min(ARRAY_BYTES) as usize, 0);
+        let got = crate::sys::read_at(memory.as_fd(), &mut self.text, address);
+        // Whatever is not readable there is a wait that is over by now.
+        self.text.truncate(got.unwrap_or(0));
+        Ok(!self.text.is_empty())
+    }
+}
+
+fn is_gone(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}

@@ -1,0 +1,29 @@
+//! What the unit tests share.
+
+use proto::worker::{BootSpec, Command, Listener, Ready};
+use proto::{Incarnation, Phase, Slot};
+
+/// A boot order with two listeners, `web` and `admin`.
+pub(crate) fn spec() -> BootSpec {
+    BootSpec {
+        name: "app".into(),
+        slot: Slot(2),
+        incarnation: Incarnation(11),
+        phase: Phase(7),
+        release: b"/app/releases/42".to_vec(),
+        command: Command::Words(vec![b"server".to_vec()]),
+        env: Vec::new(),
+        listeners: vec![
+            Listener { name: "web".into(), address: "127.0.0.1:8080".into() },
+            Listener { name: "admin".into(), address: "/run/admin.sock".into() },
+        ],
+        backlog: 1024,
+        ready: Ready::Accepting,
+        boot_timeout_ms: 60_000,
+        stop_signal: 15,
+        drain_timeout_ms: 30_000,
+        control_socket: b"/run/phased/app.sock".to_vec(),
+        token: "t0k3n".into(),
+        log_prefix: false,
+    }
+}

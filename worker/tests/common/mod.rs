@@ -1,0 +1,309 @@
+//! A master as small as can be: it starts one real worker, orders, and reads what the worker reports.
+
+#![allow(dead_code)]
+
+mod sys;
+
+use std::fs;
+use std::io::{PipeReader, Read, Write, pipe};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use proto::worker::{
+    BootReport, BootSpec, Command as AppCommand, Evidence, ExitReport, FromWorker, Listener, Ready, Stage, ToWorker,
+};
+use proto::{Hello, Inbox, Incarnation, Phase, Slot};
+use tempfile::TempDir;
+
+/// After this a test has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A release directory.
+pub struct Release(TempDir);
+
+impl Release {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn file(self, name: &str, mode: u32, text: &str) -> Self {
+        let path = self.0.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        self
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// An order to boot `words` in `release`, ready when it accepts on `listeners`.
+pub fn spec(release: &Release, words: &[&str], listeners: &[&TcpListener]) -> Box<BootSpec> {
+    Box::new(BootSpec {
+        name: "app".into(),
+        slot: Slot(2),
+        incarnation: Incarnation(11),
+        phase: Phase(7),
+        release: release.path().as_os_str().as_encoded_bytes().to_vec(),
+        command: AppCommand::Words(words.iter().map(|w| w.as_bytes().to_vec()).collect()),
+        env: Vec::new(),
+        listeners: listeners
+            .iter()
+            .enumerate()
+            .map(|(i, l)| Listener { name: format!("l{i}"), address: l.local_addr().unwrap().to_string() })
+            .collect(),
+        backlog: 1024,
+        ready: if listeners.is_empty() { Ready::Notify } else { Ready::Accepting },
+        boot_timeout_ms: 30_000,
+        stop_signal: 15,
+        drain_timeout_ms: 10_000,
+        control_socket: b"/run/phased/app.sock".to_vec(),
+        token: "t0k3n".into(),
+        log_prefix: false,
+    })
+}
+
+/// A worker, its reports and its output.
+pub struct Worker {
+    pub child: Child,
+    orders: Option<ChildStdin>,
+    reports: PipeReader,
+    inbox: Inbox<FromWorker>,
+    stdout: Option<PipeReader>,
+    stderr: Option<PipeReader>,
+    out: Vec<u8>,
+    err: Vec<u8>,
+    deadline: Instant,
+    /// Every report so far.
+    pub seen: Vec<FromWorker>,
+}
+
+impl Worker {
+    /// Starts a worker that holds these sockets, and greets it.
+    pub fn start(listeners: &[&TcpListener]) -> Self {
+        Self::start_as(Command::new(env!("CARGO_BIN_EXE_worker")).arg("app slot 2"), listeners)
+    }
+
+    /// The same, by this command.
+    pub fn start_as(command: &mut Command, listeners: &[&TcpListener]) -> Self {
+        let (reports, report) = pipe().unwrap();
+        let (stdout, out) = pipe().unwrap();
+        let (stderr, err) = pipe().unwrap();
+        let mut fds: Vec<OwnedFd> = vec![report.into()];
+        fds.extend(listeners.iter().map(|l| l.as_fd().try_clone_to_owned().unwrap()));
+        command.stdin(Stdio::piped()).stdout(out).stderr(err);
+        sys::pass(command, fds);
+        let mut child = command.spawn().unwrap();
+        // The copies in the command would keep the pipes open.
+        *command = Command::new("true");
+        let orders = child.stdin.take();
+        let mut worker = Self {
+            child,
+            orders,
+            reports,
+            inbox: Inbox::default(),
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+            out: Vec::new(),
+            err: Vec::new(),
+            deadline: Instant::now() + DEADLINE,
+            seen: Vec::new(),
+        };
+        worker.order(&ToWorker::Hello(Hello::ours()));
+        worker.until(|r| matches!(r, FromWorker::Hello(h) if h.check().is_ok()));
+        worker
+    }
+
+    /// Starts a worker and has it boot.
+    pub fn boot(spec: &BootSpec, listeners: &[&TcpListener]) -> Self {
+        let mut worker = Self::start(listeners);
+        worker.order(&ToWorker::Boot(Box::new(spec.clone())));
+        worker
+    }
+
+    pub fn order(&mut self, order: &ToWorker) {
+        self.raw(&proto::frame::frame(order).unwrap());
+    }
+
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.orders.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    /// As if the master had died.
+    pub fn hang_up(&mut self) {
+        self.orders = None;
+    }
+
+    /// Reads reports until one is as wanted.
+    pub fn until(&mut self, wanted: impl Fn(&FromWorker) -> bool) -> FromWorker {
+        loop {
+            while let Some(report) = self.inbox.take().unwrap() {
+                self.seen.push(report.clone());
+                if wanted(&report) {
+                    return report;
+                }
+            }
+            assert!(self.turn(), "the worker ended; it said {:#?}\n{}", self.seen, self.printed());
+        }
+    }
+
+    /// Reads reports until the app is ready.
+    pub fn booted(&mut self) -> Evidence {
+        let report = self.until(|r| matches!(r, FromWorker::Booted { .. } | FromWorker::BootFailed(_)));
+        match report {
+            FromWorker::Booted { evidence, .. } => evidence,
+            other => panic!("{other:#?}\n{}", self.printed()),
+        }
+    }
+
+    /// Reads reports until the boot has failed.
+    pub fn refused(&mut self) -> BootReport {
+        match self.until(|r| matches!(r, FromWorker::Booted { .. } | FromWorker::BootFailed(_))) {
+            FromWorker::BootFailed(report) => *report,
+            other => panic!("{other:#?}"),
+        }
+    }
+
+    /// Reads reports until the app has ended.
+    pub fn exited(&mut self) -> ExitReport {
+        match self.until(|r| matches!(r, FromWorker::Exited(_))) {
+            FromWorker::Exited(report) => *report,
+            other => panic!("{other:#?}"),
+        }
+    }
+
+    /// The app's first process.
+    pub fn app_pid(&self) -> i32 {
+        let pid = |r: &FromWorker| if let FromWorker::Started { app_pid } = r { Some(*app_pid) } else { None };
+        self.seen.iter().find_map(pid).expect("Started comes first")
+    }
+
+    /// The stages that were reported.
+    pub fn stages(&self) -> Vec<Stage> {
+        self.seen.iter().filter_map(|r| if let FromWorker::Stage(s) = r { Some(*s) } else { None }).collect()
+    }
+
+    /// Reads output until it holds this.
+    pub fn until_printed(&mut self, text: &str) {
+        while !self.printed().contains(text) {
+            assert!(self.turn(), "the worker ended; it printed {}", self.printed());
+        }
+    }
+
+    /// Everything that was passed on, stdout first.
+    pub fn printed(&self) -> String {
+        String::from_utf8_lossy(&[self.out.as_slice(), &self.err].concat()).into_owned()
+    }
+
+    /// Passed on to stdout.
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.out).into_owned()
+    }
+
+    /// Passed on to stderr.
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.err).into_owned()
+    }
+
+    /// Reads to the end of everything: the worker's exit code, and no reports left unread.
+    pub fn end(mut self) -> (Option<i32>, Self) {
+        while self.turn() {}
+        while let Some(report) = self.inbox.take().unwrap() {
+            self.seen.push(report);
+        }
+        // Only the worker held these: the app prints into the worker's own pipes.
+        for (stream, text) in [(self.stdout.take(), &mut self.out), (self.stderr.take(), &mut self.err)] {
+            stream.map(|mut s| s.read_to_end(text).unwrap());
+        }
+        let code = self.child.wait().unwrap().code();
+        (code, self)
+    }
+
+    /// Reads what there is; false at the end of everything.
+    fn turn(&mut self) -> bool {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap();
+        let mut ready = [false; 3];
+        {
+            let mut fds = vec![PollFd::new(self.reports.as_fd(), PollFlags::POLLIN)];
+            let streams = [&self.stdout, &self.stderr];
+            fds.extend(streams.into_iter().flatten().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
+            let happened = poll(&mut fds, timeout).unwrap();
+            assert!(happened > 0, "nothing came; so far: {:#?}\n{}", self.seen, self.printed());
+            ready[0] = fds[0].any() == Some(true);
+            let mut rest = fds[1..].iter();
+            for (i, stream) in streams.into_iter().enumerate() {
+                ready[i + 1] = stream.is_some() && rest.next().is_some_and(|fd| fd.any() == Some(true));
+            }
+        }
+        let mut buffer = [0; 65536];
+        if ready[1] {
+            match self.stdout.as_mut().unwrap().read(&mut buffer).unwrap() {
+                0 => self.stdout = None,
+                n => self.out.extend_from_slice(&buffer[..n]),
+            }
+        }
+        if ready[2] {
+            match self.stderr.as_mut().unwrap().read(&mut buffer).unwrap() {
+                0 => self.stderr = None,
+                n => self.err.extend_from_slice(&buffer[..n]),
+            }
+        }
+        if ready[0] {
+            match self.reports.read(&mut buffer).unwrap() {
+                0 => return false,
+                n => self.inbox.push(&buffer[..n]),
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // A worker without a master drains its app; one that does not is a failure that other tests show.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A listener on a free port.
+pub fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+/// Whether a process is there and not a zombie.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !matches!(rest.trim_start().as_bytes().first(), Some(b'Z' | b'X') | None))
+}
+
+/// The processes that carry this in their environment.
+pub fn processes_with(token: &str) -> Vec<i32> {
+    let numbers = fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    numbers
+        .filter(|pid| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let wanted = format!("PHASED_TOKEN={token}");
+            environment.split(|b| *b == 0).any(|e| e == wanted.as_bytes())
+        })
+        .filter(|pid| is_alive(*pid))
+        .collect()
+}
+
+/// Whether a program is on this machine.
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    if !found {
+        eprintln!("skipped: no {program} here");
+    }
+    found
+}
