@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -212,26 +212,26 @@ pub(crate) fn pids<'a>(children: impl Iterator<Item = &'a Child>) -> BTreeSet<i3
     children.filter_map(|c| c.pid).collect()
 }
 
-/// Occupies every fd below the listeners' places in a worker, so that no dup2 there can hit an fd that is still
-/// needed. Sockets that came in on such fds move up. Call it before anything that workers inherit is opened.
+/// Occupies every fd below the listeners' places in a worker, for the life of the process, so that no dup2 there can
+/// hit an fd that is still needed. Sockets that came in on such fds move up. Call it before anything that workers
+/// inherit is opened.
 ///
 /// # Errors
 /// When no fd is left.
-pub(crate) fn reserve_fds<T>(inherited: Vec<(OwnedFd, T)>, more: usize) -> Result<(Vec<(OwnedFd, T)>, Vec<OwnedFd>)> {
+pub(crate) fn reserve_fds(inherited: Vec<OwnedFd>, more: usize) -> Result<Vec<OwnedFd>> {
     let end: RawFd = FIRST_LISTENER_FD + (inherited.len() + more) as RawFd;
     let mut moved = Vec::new();
-    for (fd, tag) in inherited {
+    for fd in inherited {
         let number = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(end)).context("cannot move an inherited socket")?;
-        moved.push((crate::sys::own(number), tag));
+        moved.push(crate::sys::own(number));
     }
-    let mut reserved = Vec::new();
     loop {
         let fd =
             open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).context("cannot open /dev/null")?;
         if fd.as_raw_fd() >= end {
-            return Ok((moved, reserved));
+            return Ok(moved);
         }
-        reserved.push(fd);
+        let _stays = fd.into_raw_fd();
     }
 }
 

@@ -57,7 +57,8 @@ fn start(cli: Cli, inherited: Vec<(OwnedFd, String)>) -> Result<ExitCode> {
     let site = Site::new(cli, !addresses.is_empty() || !inherited.is_empty())?;
     let _named = tracing::info_span!("master", name = site.name).entered();
     make_state_dir(state.as_deref(), &site.name)?;
-    let (inherited, _reserved) = child::reserve_fds(inherited, addresses.len())?;
+    let (fds, names): (Vec<_>, Vec<_>) = inherited.into_iter().unzip();
+    let inherited = child::reserve_fds(fds, addresses.len())?.into_iter().zip(names);
     let control = Control::bind(&site.socket)?;
     let mut listeners = Vec::new();
     for (fd, name) in inherited {

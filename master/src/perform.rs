@@ -123,7 +123,10 @@ impl Shell {
             report: report.map(Box::new),
         });
         let (from, to) = (self.releases.shown(running.from), self.releases.shown(running.to));
-        let (code, message) = narrate::ended(ended, running.kind, &from, &to, &self.releases);
+        let (code, mut message) = narrate::ended(ended, running.kind, &from, &to, &self.releases);
+        if code == Code::Done {
+            message.push_str(&format!(" ({:.2}s)", running.began.elapsed().as_secs_f64()));
+        }
         let line = format!("{} {}: {message}", running.kind, running.id);
         if code == Code::Done { Line::Info(line) } else { Line::Error(line) }.log();
         self.ended_as = Some((code, message));
@@ -175,6 +178,10 @@ impl Shell {
         }
         let line = narrate::note(note, &self.releases, |id| self.subject(id));
         line.log();
+        if matches!(note, Note::Promoted(_) | Note::Held(_)) {
+            // The last reply says so too.
+            return;
+        }
         for id in self.waiting.clone() {
             if self.control.has_asked(id) && !self.control.subscribers().contains(&id) {
                 self.control.reply(id, &Reply::Progress(line.text().to_string()), false);

@@ -45,7 +45,6 @@ impl Shell {
         };
         match command {
             Ok(command) => {
-                tracing::info!("by control: {command}");
                 self.waiting.insert(id);
                 self.feed(Event::Command { id: CommandId(id), command });
             }
@@ -92,7 +91,18 @@ impl Shell {
     }
 
     fn reply_last(&mut self, id: u64, reply: &Reply) {
-        self.control.reply(id, reply, true);
-        self.timers.arm(Deadline::Client(id), crate::control::REQUEST_DEADLINE);
+        self.reply(id, reply, true);
+    }
+
+    /// Queues a reply; behind the last one the client has a while to read it.
+    pub(crate) fn reply(&mut self, id: u64, reply: &Reply, last: bool) {
+        if self.control.client_fd(id).is_none() {
+            return;
+        }
+        self.control.reply(id, reply, last);
+        self.waiting.insert(id);
+        if last {
+            self.timers.arm(Deadline::Client(id), crate::control::REQUEST_DEADLINE);
+        }
     }
 }

@@ -202,8 +202,7 @@ impl Shell {
             let _ = file.write_all(text.as_bytes());
         }
         for id in subscribers {
-            self.control.reply(id, &Reply::Event(text.clone()), false);
-            self.waiting.insert(id);
+            self.reply(id, &Reply::Event(text.clone()), false);
         }
     }
 
@@ -256,7 +255,6 @@ impl Shell {
 
     fn own_command(&mut self, command: Command) {
         self.own_commands += 1;
-        tracing::info!("by signal: {command}");
         self.feed(Event::Command { id: CommandId(self.own_commands), command });
     }
 
