@@ -85,7 +85,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
-    /// Where known-good release and history are kept [default: $STATE_DIRECTORY, else NAME in the XDG state folder]
+    /// A folder for state, made at start; nothing is read from it yet [default: $STATE_DIRECTORY, else XDG state/NAME]
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
 
