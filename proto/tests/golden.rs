@@ -1,0 +1,389 @@
+//! The bytes of every message, for ever.
+//!
+//! A variant that is added needs its bytes here: the matches below are exhaustive, and each arm stands at
+//! the place that its variant has on the wire. Bytes that change mean that old and new programs misread
+//! each other: add a variant at the end instead, or raise `PROTOCOL`.
+
+use std::fmt::Debug;
+
+use proto::codec::{decode, encode};
+use proto::control::{
+    Code, Fact, LastRollout, ListenerStatus, PhasedRestart, Reply, Request, Rollout, Scale, Stats, WorkerStatus,
+};
+use proto::frame::frame;
+use proto::worker::{
+    BootReport, BootSpec, Command, Evidence, ExitReport, ExitStatus, FromWorker, Listener, Ready, Stage, ToWorker,
+};
+use proto::{Hello, Inbox, Incarnation, Phase, Slot};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// One `$pattern => [value => "bytes of its frame", …]` a variant, in the order of the wire.
+macro_rules! messages {
+    ($test:ident, $type:ty, $check:ident, $($pattern:pat => [$($value:expr => $hex:expr),+ $(,)?])+) => {
+        #[test]
+        fn $test() {
+            // Never called: it does not compile when a variant is missing.
+            fn _every_variant_has_its_bytes(message: &$type) {
+                match message {
+                    $($pattern => (),)+
+                }
+            }
+            let mut wrong = String::new();
+            let mut place = 0;
+            $(
+                $(
+                    let value: $type = $value;
+                    assert!(matches!(value, $pattern), "{value:?} stands at another variant's place");
+                    $check(&value, place, $hex, &mut wrong);
+                )+
+                place += 1;
+            )+
+            let _ = place;
+            assert!(wrong.is_empty(), "bytes that are not the golden ones:\n{wrong}");
+        }
+    };
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A message: its frame has these bytes, begins with its variant's number, and is read back as the same message.
+fn framed<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, place: u8, golden: &str, wrong: &mut String) {
+    let bytes = frame(value).unwrap();
+    assert_eq!(bytes[4], place, "the variant's number of {value:?}");
+    compare(value, &bytes, golden, wrong);
+    let mut inbox = Inbox::<T>::default();
+    inbox.push(&bytes);
+    assert_eq!(inbox.take().unwrap().as_ref(), Some(value));
+    assert_eq!(inbox.take().unwrap(), None);
+}
+
+/// A part of messages: the same, without a frame.
+fn part<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, place: u8, golden: &str, wrong: &mut String) {
+    let bytes = encode(value).unwrap();
+    assert_eq!(bytes[0], place, "the variant's number of {value:?}");
+    compare(value, &bytes, golden, wrong);
+    assert_eq!(&decode::<T>(&bytes).unwrap(), value);
+}
+
+fn compare<T: Debug>(value: &T, bytes: &[u8], golden: &str, wrong: &mut String) {
+    let golden: String = golden.split_whitespace().collect();
+    if hex(bytes) != golden {
+        wrong.push_str(&format!("{value:?}\n  is     {}\n  was    {golden}\n", hex(bytes)));
+    }
+}
+
+fn hello() -> Hello {
+    Hello { protocol: 1, build: "0.1.0".into() }
+}
+
+fn boot_spec() -> Box<BootSpec> {
+    Box::new(BootSpec {
+        name: "shop".into(),
+        slot: Slot(1),
+        incarnation: Incarnation(2),
+        phase: Phase(3),
+        release: b"/r".to_vec(),
+        command: Command::Words(vec![b"app".to_vec(), b"-x".to_vec()]),
+        env: vec![(b"K".to_vec(), b"V".to_vec())],
+        listeners: vec![Listener { name: "http".into(), address: "[::1]:80".into() }],
+        backlog: 4096,
+        ready: Ready::Alive(2000),
+        boot_timeout_ms: 60_000,
+        stop_signal: 15,
+        drain_timeout_ms: 30_000,
+        control_socket: b"/s".to_vec(),
+        token: "t0".into(),
+        log_prefix: true,
+    })
+}
+
+fn boot_report() -> Box<BootReport> {
+    Box::new(BootReport {
+        slot: Slot(1),
+        incarnation: Incarnation(2),
+        phase: Phase(3),
+        release: b"/r".to_vec(),
+        stage: Stage::Ready,
+        message: "no".into(),
+        exit: Some(ExitStatus::Signal(9)),
+        millis: 834,
+        output: b"\xff\n".to_vec(),
+        release_gone: true,
+    })
+}
+
+fn exit_report() -> Box<ExitReport> {
+    Box::new(ExitReport { status: ExitStatus::Code(1), millis: 251, output: b"o\n".to_vec(), dropped_lines: 7 })
+}
+
+fn last_rollout() -> LastRollout {
+    LastRollout {
+        id: 7,
+        kind: "rollback".into(),
+        from: b"/a".to_vec(),
+        to: b"/b".to_vec(),
+        phase: Phase(4),
+        outcome: "held".into(),
+        ended_at: 1_795_348_800_000,
+        millis: 1250,
+        report: Some(boot_report()),
+    }
+}
+
+fn stats() -> Box<Stats> {
+    Box::new(Stats {
+        name: "shop".into(),
+        version: "0.1.0".into(),
+        pid: 99,
+        started_at: 1_795_348_800_000,
+        state: "steady".into(),
+        dir: b"/c".to_vec(),
+        dir_target: Some(b"/d".to_vec()),
+        release: b"/r".to_vec(),
+        release_gone: true,
+        phase: Phase(3),
+        workers: 6,
+        booted_workers: 5,
+        old_workers: 4,
+        worker_status: vec![WorkerStatus {
+            index: Slot(1),
+            pid: Some(100),
+            app_pid: Some(200),
+            incarnation: Some(Incarnation(2)),
+            phase: Phase(3),
+            release: b"/r".to_vec(),
+            state: "ready".into(),
+            booted: true,
+            started_at: 8,
+            boot_us: Some(9),
+            evidence: Some(Evidence::Notify),
+            crashes: 10,
+            last_checkin: Some(11),
+            last_status: Some("s".into()),
+            last_exit: Some("e".into()),
+        }],
+        listeners: vec![ListenerStatus { name: "http".into(), address: "tcp://h:1".into() }],
+        rollout: Some(Rollout {
+            id: 12,
+            kind: "restart".into(),
+            from: b"/a".to_vec(),
+            to: b"/b".to_vec(),
+            phase: Phase(13),
+            step: 14,
+            of: 15,
+            state: "rolling".into(),
+            started_at: 16,
+        }),
+        last_rollout: Some(last_rollout()),
+    })
+}
+
+fn backoff() -> Box<Stats> {
+    let mut stats = stats();
+    let worker = &mut stats.worker_status[0];
+    (worker.pid, worker.app_pid, worker.incarnation, worker.boot_us) = (None, None, None, None);
+    (worker.evidence, worker.last_checkin, worker.last_status, worker.last_exit) = (None, None, None, None);
+    (stats.dir_target, stats.rollout, stats.last_rollout) = (None, None, None);
+    stats
+}
+
+messages! { master_to_worker, ToWorker, framed,
+    ToWorker::Hello(_) => [ToWorker::Hello(hello()) => "08000000000105302e312e30"]
+    ToWorker::Boot(_) => [ToWorker::Boot(boot_spec()) => "\
+            3e000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
+            d007fb60ea1efb3075022f7302743001"]
+    ToWorker::Drain { timeout_ms: _ } => [ToWorker::Drain { timeout_ms: 30_000 } => "0400000002fb3075"]
+    ToWorker::Kill => [ToWorker::Kill => "0100000003"]
+    ToWorker::Signal(_) => [ToWorker::Signal(1) => "020000000402"]
+}
+
+messages! { worker_to_master, FromWorker, framed,
+    FromWorker::Hello(_) => [FromWorker::Hello(hello()) => "08000000000105302e312e30"]
+    FromWorker::Stage(_) => [FromWorker::Stage(Stage::Exec) => "020000000103"]
+    FromWorker::Started { app_pid: _ } => [FromWorker::Started { app_pid: 4711 } => "0400000002fbce24"]
+    FromWorker::Hint(_) => [FromWorker::Hint("hm".into()) => "040000000302686d"]
+    FromWorker::Booted { evidence: _, boot_us: _ } => [
+        FromWorker::Booted { evidence: Evidence::Notify, boot_us: 70_000 } => "070000000401fc70110100",
+    ]
+    FromWorker::BootFailed(_) => [
+        FromWorker::BootFailed(boot_report()) => "1500000005010203022f7204026e6f010112fb420302ff0a01",
+    ]
+    FromWorker::Status(_) => [FromWorker::Status("ok".into()) => "0400000006026f6b"]
+    FromWorker::Exited(_) => [FromWorker::Exited(exit_report()) => "0a000000070002fbfb00026f0a07"]
+}
+
+messages! { ctl_to_master, Request, framed,
+    Request::Hello(_) => [Request::Hello(hello()) => "08000000000105302e312e30"]
+    Request::Ping => [Request::Ping => "0100000001"]
+    Request::Stop => [Request::Stop => "0100000002"]
+    Request::Halt => [Request::Halt => "0100000003"]
+    Request::Stats => [Request::Stats => "0100000004"]
+    Request::PhasedRestart(_) => [
+        Request::PhasedRestart(PhasedRestart::default()) => "06000000050000000000",
+        Request::PhasedRestart(PhasedRestart {
+            dir: Some(b"/n".to_vec()),
+            hold: true,
+            surge: Some(2),
+            max_unavailable: Some(1),
+            soak_ms: Some(5000),
+        }) => "0e0000000501022f6e010102010101fb8813",
+    ]
+    Request::ReloadDir(_) => [
+        Request::ReloadDir(None) => "020000000600",
+        Request::ReloadDir(Some(b"/n".to_vec())) => "050000000601022f6e",
+    ]
+    Request::Abort => [Request::Abort => "0100000007"]
+    Request::Rollback => [Request::Rollback => "0100000008"]
+    Request::Scale(_) => [Request::Scale(Scale::Down(1)) => "03000000090201"]
+    Request::Restart(_) => [Request::Restart(Slot(3)) => "020000000a03"]
+    Request::Signal(_) => [Request::Signal(12) => "020000000b18"]
+    Request::Report => [Request::Report => "010000000c"]
+    Request::Events => [Request::Events => "010000000d"]
+}
+
+messages! { master_to_ctl, Reply, framed,
+    Reply::Hello(_) => [Reply::Hello(hello()) => "08000000000105302e312e30"]
+    Reply::Pong => [Reply::Pong => "0100000001"]
+    Reply::Accepted { message: _, rollout: _ } => [
+        Reply::Accepted { message: "on".into(), rollout: Some(7) } => "0600000002026f6e0107",
+        Reply::Accepted { message: String::new(), rollout: None } => "03000000020000",
+    ]
+    Reply::Progress(_) => [Reply::Progress("up".into()) => "0400000003027570"]
+    Reply::Done { message: _, facts: _ } => [
+        Reply::Done {
+            message: "ok".into(),
+            facts: vec![("a".into(), Fact::Text("b".into())), ("n".into(), Fact::Number(3)), ("z".into(), Fact::Null)],
+        } => "1100000004026f6b030161000162016e0103017a02",
+    ]
+    Reply::Ended { code: _, message: _, rollout: _ } => [
+        Reply::Ended { code: Code::Aborted, message: "no".into(), rollout: Box::new(last_rollout()) } => "\
+            3c0000000503026e6f0708726f6c6c6261636b022f61022f62040468656c64fd00a22003a2010000fbe20401010203022f72\
+            04026e6f010112fb420302ff0a01",
+    ]
+    Reply::Error { code: _, message: _, report: _ } => [
+        Reply::Error { code: Code::Busy, message: "no".into(), report: None } => "060000000605026e6f00",
+        Reply::Error { code: Code::Failed, message: "no".into(), report: Some(boot_report()) } => "\
+            1a0000000601026e6f01010203022f7204026e6f010112fb420302ff0a01",
+    ]
+    Reply::Stats(_) => [
+        Reply::Stats(stats()) => "\
+            b1000000070473686f7005302e312e3063fd00a22003a201000006737465616479022f6301022f64022f7201030605040101\
+            016401c8010203022f720572656164790108010901010a010b010173010165010468747470097463703a2f2f683a31010c07\
+            72657374617274022f61022f620d0e0f07726f6c6c696e6710010708726f6c6c6261636b022f61022f62040468656c64fd00\
+            a22003a2010000fbe20401010203022f7204026e6f010112fb420302ff0a01",
+        Reply::Stats(backoff()) => "\
+            52000000070473686f7005302e312e3063fd00a22003a201000006737465616479022f6300022f7201030605040101000000\
+            03022f72057265616479010800000a000000010468747470097463703a2f2f683a310000",
+    ]
+    Reply::Report(_) => [
+        Reply::Report(None) => "020000000800",
+        Reply::Report(Some(boot_report())) => "160000000801010203022f7204026e6f010112fb420302ff0a01",
+    ]
+    Reply::Event(_) => [Reply::Event("> x".into()) => "0500000009033e2078"]
+}
+
+messages! { codes, Code, part,
+    Code::Done => [Code::Done => "00"]
+    Code::Failed => [Code::Failed => "01"]
+    Code::Usage => [Code::Usage => "02"]
+    Code::Aborted => [Code::Aborted => "03"]
+    Code::Degraded => [Code::Degraded => "04"]
+    Code::Busy => [Code::Busy => "05"]
+    Code::TimedOut => [Code::TimedOut => "06"]
+    Code::NoMaster => [Code::NoMaster => "07"]
+    Code::NotPermitted => [Code::NotPermitted => "08"]
+    Code::Version => [Code::Version => "09"]
+    Code::Lost => [Code::Lost => "0a"]
+}
+
+messages! { scales, Scale, part,
+    Scale::To(_) => [Scale::To(4) => "0004"]
+    Scale::Up(_) => [Scale::Up(1) => "0101"]
+    Scale::Down(_) => [Scale::Down(1) => "0201"]
+}
+
+messages! { facts, Fact, part,
+    Fact::Text(_) => [Fact::Text("b".into()) => "000162"]
+    Fact::Number(_) => [
+        Fact::Number(250) => "01fa",
+        Fact::Number(251) => "01fbfb00",
+        Fact::Number(65_536) => "01fc00000100",
+        Fact::Number(u64::MAX) => "01fdffffffffffffffff",
+    ]
+    Fact::Null => [Fact::Null => "02"]
+}
+
+messages! { commands, Command, part,
+    Command::Words(_) => [Command::Words(vec![]) => "0000"]
+    Command::Procfile(_) => [Command::Procfile("web".into()) => "0103776562"]
+}
+
+messages! { kinds_of_ready, Ready, part,
+    Ready::Accepting => [Ready::Accepting => "00"]
+    Ready::Notify => [Ready::Notify => "01"]
+    Ready::Alive(_) => [Ready::Alive(5000) => "02fb8813"]
+    Ready::NotifyOrAlive(_) => [Ready::NotifyOrAlive(2000) => "03fbd007"]
+}
+
+messages! { evidence, Evidence, part,
+    Evidence::Accepting => [Evidence::Accepting => "00"]
+    Evidence::Notify => [Evidence::Notify => "01"]
+    Evidence::Alive => [Evidence::Alive => "02"]
+}
+
+messages! { stages, Stage, part,
+    Stage::Spawn => [Stage::Spawn => "00"]
+    Stage::Directory => [Stage::Directory => "01"]
+    Stage::Hook => [Stage::Hook => "02"]
+    Stage::Exec => [Stage::Exec => "03"]
+    Stage::Ready => [Stage::Ready => "04"]
+    Stage::Check => [Stage::Check => "05"]
+    Stage::Soak => [Stage::Soak => "06"]
+}
+
+messages! { exit_statuses, ExitStatus, part,
+    ExitStatus::Code(_) => [ExitStatus::Code(1) => "0002", ExitStatus::Code(-1) => "0001"]
+    ExitStatus::Signal(_) => [ExitStatus::Signal(9) => "0112"]
+}
+
+/// DESIGN §8's numbers, which scripts rely on.
+#[test]
+fn exit_codes_are_their_numbers() {
+    let codes = [
+        Code::Done,
+        Code::Failed,
+        Code::Usage,
+        Code::Aborted,
+        Code::Degraded,
+        Code::Busy,
+        Code::TimedOut,
+        Code::NoMaster,
+        Code::NotPermitted,
+        Code::Version,
+        Code::Lost,
+    ];
+    for (number, code) in codes.into_iter().enumerate() {
+        assert_eq!(code as usize, number);
+    }
+}
+
+/// The words that people and JSON see.
+#[test]
+fn stages_and_evidence_have_designs_names() {
+    let stages = [Stage::Spawn, Stage::Directory, Stage::Hook, Stage::Exec, Stage::Ready, Stage::Check, Stage::Soak];
+    assert_eq!(stages.map(|s| s.to_string()).join(" "), "spawn directory hook exec ready check soak");
+    let evidence = [Evidence::Accepting, Evidence::Notify, Evidence::Alive];
+    assert_eq!(evidence.map(|e| e.to_string()).join(" "), "accepting notify alive");
+}
+
+/// Whatever else changes, two builds must be able to read each other's greeting.
+#[test]
+fn every_direction_greets_with_the_same_bytes() {
+    let golden = frame(&ToWorker::Hello(hello())).unwrap();
+    assert_eq!(frame(&FromWorker::Hello(hello())).unwrap(), golden);
+    assert_eq!(frame(&Request::Hello(hello())).unwrap(), golden);
+    assert_eq!(frame(&Reply::Hello(hello())).unwrap(), golden);
+}
