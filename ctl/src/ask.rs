@@ -92,15 +92,8 @@ pub(crate) fn ask(
     if how.goes_on.is_some() {
         until.interrupts = Interrupts::catch();
     }
-    if !how.reads
-        && let Err(unsent) = client.send(request)
-    {
-        // A master that turns clients away says why before it closes.
-        let until = Until { deadline: Some(Instant::now() + ANSWER), ..Until::default() };
-        return match client.hear(&until).map(said) {
-            Ok(Some(Reply::Error { code, message, report })) => Err(Failure { code, message, report }),
-            _ => Err(unsent),
-        };
+    if !how.reads {
+        client.send(request)?;
     }
     // Until the master has accepted, a timeout may say nothing about what goes on: it gets its time to answer.
     let sent = Instant::now();
@@ -158,12 +151,5 @@ pub(crate) fn ask(
             Reply::Report(report) => return Ok(Answer::Report(report)),
             Reply::Hello(_) | Reply::Pong => return Err(client.nonsense("a reply to something else")),
         }
-    }
-}
-
-fn said(heard: Heard) -> Option<Reply> {
-    match heard {
-        Heard::Reply(reply) => Some(*reply),
-        _ => None,
     }
 }

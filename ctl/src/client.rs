@@ -82,8 +82,8 @@ impl Client {
     /// long after this command gave up.
     ///
     /// # Errors
-    /// Code 9 when the master speaks another protocol, 8 when it refuses this user, 7 when it closes the
-    /// connection, 1 when it hangs or talks nonsense.
+    /// Code 9 when the master speaks another protocol, 8 when it refuses this user, 1 when it closes the
+    /// connection, hangs or talks nonsense.
     pub(crate) fn greet(found: Found, first: Option<&Request>) -> Result<Self, Failure> {
         let Found { stream, path } = found;
         let mut client = Self { stream, inbox: Inbox::default(), path };
@@ -101,23 +101,37 @@ impl Client {
                 _ => return Err(client.nonsense("another message came before its greeting")),
             },
             Heard::Late | Heard::Interrupted | Heard::Unread => return Err(client.hangs()),
-            Heard::Gone => {
-                return Err(Failure::new(
-                    Code::NoMaster,
-                    format!("no master: {} closed the connection without a greeting", client.path.display()),
-                ));
+            Heard::Gone => return Err(client.closed()),
+        }
+        match sent {
+            Ok(()) => Ok(client),
+            Err(_) => {
+                let closed = client.closed();
+                Err(client.last_words(closed))
             }
         }
-        sent.map(|()| client)
     }
 
     /// Sends the request.
     ///
     /// # Errors
-    /// Code 10 when the master is gone.
+    /// What the master said before it closed the connection; code 10 when it said nothing.
     pub(crate) fn send(&mut self, request: &Request) -> Result<(), Failure> {
         let bytes = encoded(request)?;
-        self.write(&bytes)
+        self.write(&bytes).map_err(|unsent| self.last_words(unsent))
+    }
+
+    /// A master that turns a client away says why before it closes, and what it said can still be read
+    /// when nothing can be written any more. `silent`: what is to be said when it did not.
+    fn last_words(&mut self, silent: Failure) -> Failure {
+        let until = Until { deadline: Some(Instant::now() + ANSWER), ..Until::default() };
+        match self.hear(&until) {
+            Ok(Heard::Reply(reply)) => match *reply {
+                Reply::Error { code, message, report } => Failure { code, message, report },
+                _ => silent,
+            },
+            _ => silent,
+        }
     }
 
     /// The next reply, or why none comes.
@@ -206,6 +220,14 @@ impl Client {
         )
     }
 
+    /// The master closed the connection before it was asked anything.
+    fn closed(&self) -> Failure {
+        Failure::other(format!(
+            "the master at {} closed the connection: it is ending, or has too many clients; nothing was asked",
+            self.path.display()
+        ))
+    }
+
     /// The master does not answer what it could answer at once.
     pub(crate) fn hangs(&self) -> Failure {
         Failure::other(format!(
@@ -223,4 +245,48 @@ impl Client {
 
 fn encoded(request: &Request) -> Result<Vec<u8>, Failure> {
     frame::frame(request).map_err(|e: CodecError| Failure::new(Code::Usage, format!("the request is too long: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection whose master has said `replies` and closed it, before `ctl` could say anything.
+    fn closed_after(replies: &[Reply]) -> Found {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        for reply in replies {
+            theirs.write_all(&frame::frame(reply).unwrap()).unwrap();
+        }
+        Found { stream: ours, path: "/run/phased/shop.sock".into() }
+    }
+
+    fn refusal() -> Reply {
+        Reply::Error { code: Code::NotPermitted, message: "not you".into(), report: None }
+    }
+
+    #[test]
+    fn a_refusal_is_heard_though_the_connection_is_closed() {
+        for replies in [vec![refusal()], vec![Reply::Hello(Hello::ours()), refusal()]] {
+            for first in [None, Some(&Request::Stats)] {
+                let failure = Client::greet(closed_after(&replies), first).err().unwrap();
+                assert_eq!((failure.code, failure.message.as_str()), (Code::NotPermitted, "not you"));
+            }
+        }
+    }
+
+    #[test]
+    fn another_protocol_is_heard_though_the_connection_is_closed() {
+        let other = Reply::Hello(Hello { protocol: 99, build: "9.9.9".into() });
+        let failure = Client::greet(closed_after(&[other]), None).err().unwrap();
+        assert_eq!(failure.code, Code::Version);
+    }
+
+    #[test]
+    fn a_connection_closed_early_asked_nothing() {
+        for replies in [vec![], vec![Reply::Hello(Hello::ours())]] {
+            let failure = Client::greet(closed_after(&replies), None).err().unwrap();
+            assert_eq!(failure.code, Code::Failed);
+            assert!(failure.message.contains("nothing was asked"), "{}", failure.message);
+        }
+    }
 }

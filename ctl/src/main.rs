@@ -85,7 +85,7 @@ fn run(cli: &Cli) -> Result<Said, Failure> {
     let streams = matches!(cli.command, Command::Events);
     let mut show = |line: &str| {
         let text = match (streams, cli.json) {
-            (true, true) => json::line(&json::Event { event: line }),
+            (true, true) => json::line(&json::Event { event: line.trim_end() }),
             (false, true) => return,
             (false, false) if cli.quiet => return,
             (_, false) => render::line(line),

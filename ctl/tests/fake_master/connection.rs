@@ -159,6 +159,15 @@ fn a_master_that_refuses_this_user_is_8() {
         });
         fake.ctl(words).end().is(8, "", "error: uid 65534 may not command this master\n");
         master.done();
+
+        // Greeted all the same, before it was looked at.
+        let fake = Fake::new();
+        let master = fake.script(|peer| {
+            peer.say(&Reply::Hello(Hello::ours()));
+            peer.say(&Reply::Error { code: Code::NotPermitted, message: "not you".into(), report: None });
+        });
+        fake.ctl(words).end().is(8, "", "error: not you\n");
+        master.done();
     }
 }
 
@@ -179,13 +188,13 @@ fn another_protocol_is_9_and_both_versions_are_named() {
 }
 
 #[test]
-fn no_greeting_is_no_master() {
+fn no_greeting_is_an_error() {
     for words in ["status", "abort"] {
         let fake = Fake::new();
         let master = fake.script(|_| ());
         let ran = fake.ctl(words).end();
-        assert_eq!(ran.code, Some(7), "{ran:?}");
-        assert!(ran.err.contains("closed the connection without a greeting"), "{ran:?}");
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.err.contains("closed the connection"), "{ran:?}");
         master.done();
     }
 }
