@@ -5,30 +5,65 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::SystemTime;
 
 use nix::libc::O_NONBLOCK;
 use nix::sys::socket::{MsgFlags, send};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 
-/// Sets the process's log up; lines carry the master's name.
+/// The master's name, once it is known.
+static NAME: OnceLock<String> = OnceLock::new();
+
+/// Sets the process's log up.
 pub(crate) fn init(json: bool) {
-    let builder = tracing_subscriber::fmt().with_timer(Rfc3339).with_target(false).with_writer(Stderr::open());
-    if json {
-        builder.json().flatten_event(true).with_span_list(false).with_current_span(true).init();
-    } else {
-        builder.init();
+    tracing_subscriber::fmt().event_format(Lines { json }).with_writer(Stderr::open()).init();
+}
+
+/// From now on lines carry the master's name.
+pub(crate) fn set_name(name: &str) {
+    let _ = NAME.set(name.into());
+}
+
+/// One event, one line: `TIME LEVEL NAME: MESSAGE`, or an object with these keys.
+struct Lines {
+    json: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let level = event.metadata().level();
+        let name = NAME.get().map_or("master", String::as_str);
+        if self.json {
+            let line = serde_json::json!({
+                "time": time.to_string(), "level": level.as_str(), "name": name, "message": message.0,
+            });
+            writeln!(writer, "{line}")
+        } else {
+            writeln!(writer, "{time} {level:5} {name}: {}", message.0)
+        }
     }
 }
 
-struct Rfc3339;
+/// The message of an event; this program gives its events no other fields.
+struct Message(String);
 
-impl FormatTime for Rfc3339 {
-    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
-        write!(w, "{}", humantime::format_rfc3339_millis(SystemTime::now()))
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
     }
 }
 

@@ -37,6 +37,7 @@ use crate::settings::{Site, make_state_dir};
 use crate::shell::Shell;
 
 fn main() -> ExitCode {
+    sys::default_sigchld();
     // Before anything else opens an fd: sockets that a service manager passed.
     let inherited = inherited_sockets();
     let cli = Cli::from_args();
@@ -55,7 +56,7 @@ fn start(cli: Cli, inherited: Vec<(OwnedFd, String)>) -> Result<ExitCode> {
     let addresses = cli.listen.clone();
     let state = cli.state.clone();
     let site = Site::new(cli, !addresses.is_empty() || !inherited.is_empty())?;
-    let _named = tracing::info_span!("master", name = site.name).entered();
+    log::set_name(&site.name);
     make_state_dir(state.as_deref(), &site.name)?;
     let (fds, names): (Vec<_>, Vec<_>) = inherited.into_iter().unzip();
     let inherited = child::reserve_fds(fds, addresses.len())?.into_iter().zip(names);

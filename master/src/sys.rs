@@ -1,4 +1,4 @@
-//! The only unsafe code of the master: taking over file descriptors that it was started with.
+//! The only unsafe code of the master: taking over what it was started with.
 #![allow(unsafe_code)]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -18,4 +18,10 @@ pub(crate) fn adopt_fds(first: RawFd, count: u32) -> Vec<OwnedFd> {
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: callers pass the fresh result of fcntl(F_DUPFD_CLOEXEC), which nobody else owns.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Undoes an ignored SIGCHLD, which some parents hand down: the kernel would reap our children before we can wait.
+pub(crate) fn default_sigchld() {
+    // SAFETY: the default disposition runs no code of ours.
+    let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGCHLD, nix::sys::signal::SigHandler::SigDfl) };
 }
