@@ -201,13 +201,37 @@ fn no_greeting_is_an_error() {
 
 #[test]
 fn a_master_that_hangs_is_an_error() {
-    for words in ["status", "abort"] {
+    // Nothing accepts: the backlog takes the connection, as with a stopped master.
+    let hung = ["status", "abort", "phased-restart --timeout 10ms"].map(|words| {
         let fake = Fake::new();
-        // Nothing accepts: the backlog takes the connection, as with a stopped master.
-        let _listener = UnixListener::bind(fake.path()).unwrap();
-        let ran = fake.ctl(words).end();
+        let listener = UnixListener::bind(fake.path()).unwrap();
+        let ctl = fake.ctl(words);
+        (fake, listener, ctl)
+    });
+    for (_fake, _listener, ctl) in hung {
+        let ran = ctl.end();
         assert_eq!(ran.code, Some(1), "{ran:?}");
         assert!(ran.err.contains("did not answer within 5 seconds"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_master_that_hangs_behind_its_greeting_is_an_error() {
+    // What only reads is answered at once; of what acts nobody knows.
+    let hung = [("stats", 1), ("phased-restart --timeout 10ms", 10)].map(|(words, code)| {
+        let fake = Fake::new();
+        let master = fake.script(|peer| {
+            peer.greet();
+            peer.hear();
+            assert_eq!(peer.hear_or_end(), None);
+        });
+        let ctl = fake.ctl(words);
+        (fake, code, master, ctl)
+    });
+    for (_fake, code, master, ctl) in hung {
+        let ran = ctl.end();
+        assert_eq!(ran.code, Some(code), "{ran:?}");
+        master.done();
     }
 }
 
