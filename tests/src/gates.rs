@@ -114,7 +114,7 @@ impl Gates {
     /// # Errors
     /// When nobody comes before the deadline.
     pub fn arrival(&self, name: &str, deadline: Instant) -> Result<Waiting, String> {
-        let mut found = None;
+        let mut found: Option<Waiting> = None;
         self.shared.wait(deadline, |state| {
             let at = state.waiting.iter().position(|(gate, ..)| gate == name)?;
             let (_, app, stream) = state.waiting.remove(at);

@@ -5,10 +5,9 @@
 //! any byte of an answer on a *reused* connection, is asked again once on a new connection (RFC 9112, section 9.3.1).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::http::{Address, Broken, ask};
 
@@ -21,7 +20,9 @@ pub struct Load {
 
 #[derive(Debug, Default)]
 struct Shared {
-    stop: AtomicBool,
+    stop: Mutex<bool>,
+    stopped: Condvar,
+    rest: Duration,
     tally: Mutex<Tally>,
     more: Condvar,
 }
@@ -38,16 +39,21 @@ pub struct Tally {
 }
 
 impl Load {
-    /// Two clients with keep-alive and two with a new connection for each request.
+    /// Two clients with keep-alive and two with a new connection for each request. Each rests a little between two
+    /// requests: its kept connection is idle then, and the machine is left to the test.
     #[must_use]
     pub fn start(address: &Address) -> Self {
-        Self::with(address, 2, 2)
+        Self::with(address, 2, 2, Duration::from_millis(1))
     }
 
-    /// `kept` clients with keep-alive and `fresh` ones with a new connection for each request.
+    /// `kept` clients with keep-alive and `fresh` ones with a new connection for each request, as fast as they can.
     #[must_use]
-    pub fn with(address: &Address, kept: usize, fresh: usize) -> Self {
-        let shared = Arc::new(Shared::default());
+    pub fn full_speed(address: &Address, kept: usize, fresh: usize) -> Self {
+        Self::with(address, kept, fresh, Duration::ZERO)
+    }
+
+    fn with(address: &Address, kept: usize, fresh: usize, rest: Duration) -> Self {
+        let shared = Arc::new(Shared { rest, ..Shared::default() });
         let client = |keep: bool| {
             let (shared, address) = (Arc::clone(&shared), address.clone());
             thread::spawn(move || shared.run(&address, keep))
@@ -61,7 +67,7 @@ impl Load {
     /// # Panics
     /// When they do not come, or when there are failures.
     pub fn more(&self, count: u64) {
-        let deadline = Instant::now() + std::time::Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(30);
         let mut tally = self.shared.tally.lock().expect("no panics under this lock");
         let wanted = tally.answers + count;
         while tally.answers < wanted {
@@ -77,7 +83,7 @@ impl Load {
     /// # Panics
     /// When it does not, or when there are failures.
     pub fn until(&self, release: &str) {
-        let deadline = Instant::now() + std::time::Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !self.tally().releases.contains_key(release) {
             assert!(Instant::now() < deadline, "{release} never answers: {:?}", self.tally());
             self.more(1);
@@ -103,7 +109,8 @@ impl Load {
     }
 
     fn end(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        *self.shared.stop.lock().expect("no panics under this lock") = true;
+        self.shared.stopped.notify_all();
         for client in self.clients.drain(..) {
             let _ = client.join();
         }
@@ -119,7 +126,7 @@ impl Drop for Load {
 impl Shared {
     fn run(&self, address: &Address, keep: bool) {
         let mut connection = None;
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.rested_and_stopped() {
             let (mut stream, reused) = match connection.take() {
                 Some(stream) => (stream, true),
                 None => match address.connect() {
@@ -147,6 +154,12 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Rests; true when the test wants no more.
+    fn rested_and_stopped(&self) -> bool {
+        let stop = self.stop.lock().expect("no panics under this lock");
+        *self.stopped.wait_timeout_while(stop, self.rest, |stop| !*stop).expect("no panics under this lock").0
     }
 
     fn answered(&self, body: &str) {

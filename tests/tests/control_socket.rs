@@ -40,7 +40,7 @@ fn garbage_oversized_and_half_frames_close_that_client_alone() {
     let site = Site::new();
     let master = site.steady("41", "", 1);
     let pids = master.app_pids();
-    let load = Load::with(&master.address(), 1, 1);
+    let load = Load::start(&master.address());
     let mut bystander = Control::open(&site.socket()).expect("a client");
     let hello = proto::frame::frame(&Request::Hello(Hello::ours())).expect("a frame");
     let huge = [&u32::MAX.to_le_bytes()[..], b"x"].concat();

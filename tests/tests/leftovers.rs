@@ -94,7 +94,7 @@ fn what_a_failed_boot_started_is_gone_when_its_failure_is_told() {
 fn a_killed_worker_loses_no_request() {
     let site = Site::new();
     let master = site.steady("41", "", 2);
-    let load = Load::with(&master.address(), 4, 2);
+    let load = Load::full_speed(&master.address(), 4, 2);
     load.more(100);
     for _ in 0..10 {
         let worker = master.slot(0).into_iter().find(|worker| worker.state == "ready").expect("a ready worker");

@@ -63,7 +63,7 @@ fn a_unix_socket_that_apps_unlink_is_put_back() {
     let mode = path.metadata().expect("a socket").mode() & 0o777;
     assert_eq!(mode, 0o660);
     let address = Address::Unix(path.clone());
-    let load = Load::with(&address, 2, 0);
+    let load = Load::full_speed(&address, 1, 0);
     load.more(20);
     for name in ["42", "43", "44"] {
         site.release(name, "unlink-at-exit");

@@ -297,6 +297,27 @@ fn an_old_worker_that_crashes_comes_back_as_known_good_and_the_rollout_goes_on()
     assert!(all_on(&master.stats(), "42"));
 }
 
+#[test]
+fn at_full_speed_good_and_bad_lose_nothing() {
+    for server in ["", "poll"] {
+        let site = Site::new();
+        let master = site.steady("0", server, 2);
+        site.release("broken", &format!("{server}\nslot 1 exit 1"));
+        let load = Load::full_speed(&master.address(), 2, 2);
+        load.more(100);
+        for n in 1..4 {
+            let good = n.to_string();
+            site.release(&good, server);
+            master.roll(&good).expect(0);
+            load.until(&good);
+            master.roll("broken").expect(3);
+            load.more(100);
+        }
+        load.finish();
+        assert!(all_on(&master.stats(), "3"));
+    }
+}
+
 /// The bar is a hundred; `$ROLLS` says how many are tried here.
 #[test]
 fn many_restarts_in_a_row_lose_nothing_and_leave_nothing() {
