@@ -1,7 +1,7 @@
 //! One look at all processes of an app: does one of them wait on an inherited listener?
 //!
 //! The app need not cooperate and is not disturbed: everything is read from `/proc`. What a look cannot see it says, so that
-//! [`crate::ready`] can decide; nothing is remembered from one look to the next.
+//! [`crate::ready`] can decide.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -12,6 +12,7 @@ use nix::libc;
 
 use crate::net::{self, Address};
 use crate::procfs::{self, Dir, Inode, Link};
+use crate::sys;
 use crate::syscall::{self, Wait};
 
 /// The most of a poll array or fd set that is read, in bytes (as many as 64 Ki fds take in a poll array).
@@ -26,8 +27,15 @@ pub(crate) struct Seen {
     pub(crate) denied: Option<i32>,
     /// A process that holds an inherited listener and waits in an io_uring, whose requests cannot be seen.
     pub(crate) ring: Option<i32>,
-    /// Processes that hold sockets other than the listeners, and those sockets' inodes.
-    pub(crate) sockets: Vec<(i32, Vec<u64>)>,
+    /// Processes that hold sockets other than the listeners, and those sockets.
+    pub(crate) sockets: Vec<(i32, Vec<Socket>)>,
+}
+
+/// A socket of a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Socket {
+    fd: i32,
+    inode: u64,
 }
 
 /// Knows what to look for.
@@ -37,6 +45,10 @@ pub(crate) struct Looker {
     /// Lent to each look, as it would be asked for hundreds of times a second.
     text: Vec<u8>,
     numbers: Vec<i32>,
+    /// Inodes of sockets that are no connections of the listeners, and never will be.
+    dismissed: Vec<u64>,
+    /// The kernel copies no sockets for us: only its tables are left.
+    only_tables: bool,
 }
 
 impl Looker {
@@ -54,6 +66,8 @@ impl Looker {
             addresses: listeners.iter().filter_map(|fd| Address::of(fd.as_fd())).collect(),
             text: Vec::new(),
             numbers: Vec::new(),
+            dismissed: Vec::new(),
+            only_tables: false,
         }
     }
 
@@ -85,14 +99,45 @@ impl Looker {
 
     /// Whether the app has accepted a connection of an inherited listener: what a server shows that is too busy to be caught
     /// waiting.
-    pub(crate) fn serves(&self, seen: &Seen) -> bool {
-        seen.sockets.iter().any(|(pid, sockets)| net::holds_connection(*pid, sockets, &self.addresses))
+    pub(crate) fn serves(&mut self, seen: &Seen) -> bool {
+        for (pid, sockets) in &seen.sockets {
+            for socket in sockets {
+                if self.dismissed.contains(&socket.inode) {
+                    continue;
+                }
+                match copy(*pid, socket.fd) {
+                    Ok(copy) if net::is_connection(copy.as_fd(), &self.addresses) => return true,
+                    Ok(_) => self.dismissed.push(socket.inode),
+                    Err(e) if is_refused(&e) => self.only_tables = true,
+                    // The process or the fd is gone.
+                    Err(_) => {}
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether [`Self::serves_by_tables`] may know more than [`Self::serves`], at a cost.
+    pub(crate) fn needs_tables(&self, seen: &Seen) -> bool {
+        self.only_tables && !seen.sockets.is_empty()
+    }
+
+    /// The same as [`Self::serves`], from the kernel's tables of all connections.
+    pub(crate) fn serves_by_tables(&self, seen: &Seen) -> bool {
+        seen.sockets.iter().any(|(pid, sockets)| net::holds_connection(*pid, &inodes(sockets), &self.addresses))
     }
 
     /// Where else the app listens.
     pub(crate) fn elsewhere(&self, seen: &Seen) -> Vec<Address> {
-        let mut found: Vec<Address> =
-            seen.sockets.iter().flat_map(|(pid, sockets)| net::listens_on(*pid, sockets)).collect();
+        let mut found = Vec::new();
+        for (pid, sockets) in &seen.sockets {
+            if self.only_tables {
+                found.extend(net::listens_on(*pid, &inodes(sockets)));
+            } else {
+                let copies = sockets.iter().filter_map(|socket| copy(*pid, socket.fd).ok());
+                found.extend(copies.filter_map(|copy| Address::of_listening(copy.as_fd())));
+            }
+        }
         found.sort_unstable_by_key(ToString::to_string);
         found.dedup();
         found
@@ -108,7 +153,7 @@ impl Looker {
             // One that was closed meanwhile shows nothing.
             match fds.link(*fd, &mut link).map(procfs::parse_link) {
                 Ok(Link::Socket(inode)) if self.inodes.iter().any(|i| i.number == inode) => held.push(*fd),
-                Ok(Link::Socket(inode)) => sockets.push(inode),
+                Ok(Link::Socket(inode)) => sockets.push(Socket { fd: *fd, inode }),
                 Ok(Link::Epoll) => epolls.push(*fd),
                 Ok(Link::Ring) => rings = true,
                 Ok(Link::Other) => {}
@@ -174,11 +219,24 @@ impl Looker {
         let memory = proc.file("mem")?;
         self.text.clear();
         self.text.resize(length.min(ARRAY_BYTES) as usize, 0);
-        let got = crate::sys::read_at(memory.as_fd(), &mut self.text, address);
+        let got = sys::read_at(memory.as_fd(), &mut self.text, address);
         // Whatever is not readable there is a wait that is over by now.
         self.text.truncate(got.unwrap_or(0));
         Ok(!self.text.is_empty())
     }
+}
+
+fn copy(pid: i32, fd: i32) -> io::Result<OwnedFd> {
+    sys::pidfd_copy(sys::pidfd(pid)?.as_fd(), fd)
+}
+
+/// The kernel is too old for this, or a container forbids it.
+fn is_refused(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
+}
+
+fn inodes(sockets: &[Socket]) -> Vec<u64> {
+    sockets.iter().map(|s| s.inode).collect()
 }
 
 fn is_gone(e: &io::Error) -> bool {

@@ -1,12 +1,18 @@
-//! `/proc/PID/net`: which of an app's sockets are connections of an inherited listener, and where else it listens.
+//! Which of an app's sockets are connections of an inherited listener, and where else it listens.
+//!
+//! A socket is asked itself, through a copy of it that lives for microseconds. Where the kernel gives none, `/proc/PID/net` says
+//! the same, at a cost that grows with the machine's connections.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+
+use nix::sys::socket::sockopt::AcceptConn;
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt};
 
 /// Where a socket is bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +44,11 @@ impl Address {
         Some(Self::Unix(address.as_pathname()?.to_path_buf()))
     }
 
+    /// Where this socket listens, if it does.
+    pub(crate) fn of_listening(fd: BorrowedFd<'_>) -> Option<Self> {
+        getsockopt(&fd, AcceptConn).is_ok_and(|listens| listens).then(|| Self::of(fd)).flatten()
+    }
+
     /// Whether a connection with this local address was accepted from a listener bound here.
     fn accepts(&self, local: &Self) -> bool {
         match (self, local) {
@@ -48,6 +59,13 @@ impl Address {
             _ => self == local,
         }
     }
+}
+
+/// Whether this socket is a connection that was accepted from one of the listeners.
+pub(crate) fn is_connection(fd: BorrowedFd<'_>, listeners: &[Address]) -> bool {
+    let from = Address::of(fd).is_some_and(|local| listeners.iter().any(|l| l.accepts(&local)));
+    // Another socket that is bound there, but not connected, has no peer.
+    from && getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok()
 }
 
 /// One line of a table.
@@ -187,6 +205,11 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
         let listeners = [address];
+        assert!(is_connection(server.as_fd(), &listeners));
+        assert!(!is_connection(client.as_fd(), &listeners));
+        assert!(!is_connection(listener.as_fd(), &listeners));
+        assert_eq!(Address::of_listening(listener.as_fd()).as_ref(), Some(&listeners[0]));
+        assert_eq!(Address::of_listening(server.as_fd()), None);
         assert!(holds_connection(own, &[inode(server.as_fd())], &listeners));
         assert!(!holds_connection(own, &[inode(client.as_fd())], &listeners), "the client's own end does not count");
         let dir = tempfile::tempdir().unwrap();

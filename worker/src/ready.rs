@@ -17,8 +17,11 @@ use crate::sys;
 const INTERVAL: Duration = Duration::from_millis(10);
 /// Most apps are scripts that need longer than this to do anything.
 const FIRST_LOOK: Duration = Duration::from_millis(3);
-/// A look may take this part of the time until the next one, at most: a busy machine is to boot apps, not to watch them.
+/// The time until the next look is at least this many times the CPU time that the last one took: a busy machine is to boot apps,
+/// not to watch them.
 const SHARE: u32 = 25;
+/// The same for the kernel's tables of all connections.
+const TABLE_SHARE: u32 = 100;
 /// When it is time to say what the app does instead.
 const HINT: Duration = Duration::from_secs(5);
 /// How long a process may be out of sight until that is a failure: a program that changes its user shows itself soon.
@@ -135,6 +138,7 @@ impl Watch {
                 return Verdict::Wait;
             }
         }
+        let before = sys::cpu_time();
         for listener in listeners {
             listen_again(listener, spec.backlog);
         }
@@ -142,13 +146,17 @@ impl Watch {
         if seen.waiting {
             return Verdict::Ready(Evidence::Accepting);
         }
-        if !seen.sockets.is_empty() && now >= self.next_table {
-            let begun = Instant::now();
-            if self.looker.serves(&seen) {
+        if self.looker.serves(&seen) {
+            return Verdict::Ready(Evidence::Accepting);
+        }
+        let cost = sys::cpu_time() - before;
+        if self.looker.needs_tables(&seen) && now >= self.next_table {
+            let before = sys::cpu_time();
+            if self.looker.serves_by_tables(&seen) {
                 return Verdict::Ready(Evidence::Accepting);
             }
-            // These tables are as long as the machine is busy.
-            self.next_table = now + INTERVAL.max(begun.elapsed() * SHARE);
+            // They are as long as the machine is busy.
+            self.next_table = now + INTERVAL.max((sys::cpu_time() - before) * TABLE_SHARE);
         }
         if let Some((pid, lasted)) = self.denied.lasts(seen.denied, now)
             && lasted >= OUT_OF_SIGHT
@@ -170,7 +178,7 @@ impl Watch {
             return Verdict::Failed(format!("{} within {timeout:?}; {}", self.instead(&seen, spec), ways_out(spec)));
         }
         let booted = now - self.since;
-        self.next = now + INTERVAL.max(booted / 50).max(now.elapsed() * SHARE);
+        self.next = now + INTERVAL.max(booted / 50).max(cost * SHARE);
         if !self.hinted && booted >= HINT {
             self.hinted = true;
             return Verdict::Hint(format!("{} yet; {}", self.instead(&seen, spec), ways_out(spec)));

@@ -9,6 +9,7 @@ use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 use nix::libc;
 use proto::worker::ExitStatus;
@@ -379,6 +380,18 @@ pub(crate) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     }
 }
 
+/// A copy of another process's fd (Linux 5.6); it needs the same permission as looking at the process's system calls.
+///
+/// # Errors
+/// Whatever pidfd_getfd(2) says.
+pub(crate) fn pidfd_copy(pidfd: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: plain system call; a new fd is ours alone, and the kernel makes it close-on-exec.
+    unsafe {
+        let fd = check(libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) as i32)?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
 /// Signals the process behind a [`pidfd`].
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) {
     let none = ptr::null::<libc::siginfo_t>();
@@ -439,6 +452,17 @@ pub(crate) fn kill(pid: i32, signal: i32) {
         // SAFETY: plain system call.
         unsafe { libc::kill(pid, signal) };
     }
+}
+
+/// The CPU time that this process has used.
+pub(crate) fn cpu_time() -> Duration {
+    // SAFETY: an all-zero timespec is a valid one, and the pointer is to a live local.
+    let spent = unsafe {
+        let mut spent: libc::timespec = zeroed();
+        libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut spent);
+        spent
+    };
+    Duration::new(spent.tv_sec.unsigned_abs(), u32::try_from(spent.tv_nsec).unwrap_or(0))
 }
 
 /// Gives freed memory back to the system, once, after the boot.

@@ -34,7 +34,7 @@ fn by_hand_it_explains_itself() {
 
 #[test]
 fn a_good_app_boots_serves_and_drains() {
-    let (release, socket) = (Release::new().file("app.py", 0o644, ACCEPT), listener());
+    let (release, socket) = (Release::empty().file("app.py", 0o644, ACCEPT), listener());
     let mut worker = Worker::boot(&spec(&release, &["python3", "app.py"], &[&socket]), &[&socket]);
     assert_eq!(worker.booted(), Evidence::Accepting);
     assert_eq!(worker.stages(), [Stage::Directory, Stage::Exec, Stage::Ready]);
@@ -49,7 +49,7 @@ fn a_good_app_boots_serves_and_drains() {
 
 #[test]
 fn a_broken_app_is_refused_with_its_own_words() {
-    let (release, socket) = (Release::new().file("app.py", 0o644, "import flask_login_\n"), listener());
+    let (release, socket) = (Release::empty().file("app.py", 0o644, "import flask_login_\n"), listener());
     let mut worker = Worker::boot(&spec(&release, &["python3", "app.py"], &[&socket]), &[&socket]);
     let report = worker.refused();
     assert_eq!((report.stage, report.message.as_str()), (Stage::Ready, "exited with status 1"));
@@ -75,7 +75,7 @@ fn how_it_ended_is_said() {
         ("printf 'no newline'; exit 4", "exited with status 4"),
     ] {
         let socket = listener();
-        let release = Release::new();
+        let release = Release::empty();
         let mut worker = Worker::boot(&spec(&release, &["sh", "-c", script], &[&socket]), &[&socket]);
         let report = worker.refused();
         assert_eq!((report.stage, report.message.as_str()), (Stage::Ready, message));
@@ -88,7 +88,7 @@ fn how_it_ended_is_said() {
 
 #[test]
 fn a_release_that_is_gone_or_no_directory() {
-    let release = Release::new().file("file", 0o644, "");
+    let release = Release::empty().file("file", 0o644, "");
     let mut order = spec(&release, &["true"], &[]);
     order.release.extend_from_slice(b"/none");
     let mut worker = Worker::boot(&order, &[]);
@@ -105,7 +105,7 @@ fn a_release_that_is_gone_or_no_directory() {
 
 #[test]
 fn what_cannot_be_executed() {
-    let release = Release::new().file("plain", 0o755, "just text\n").file("lost", 0o755, "#!/no/such\n").file(
+    let release = Release::empty().file("plain", 0o755, "just text\n").file("lost", 0o755, "#!/no/such\n").file(
         "Procfile",
         0o644,
         "web: a && b\nworker: no-such-program\n",
@@ -143,7 +143,7 @@ print(os.environ['A'], os.getpid(), sys.argv[1], flush=True)
 signal.pause()
 ";
     let procfile = "release: true\nweb: A='b c' exec python3 app.py $WORKER_INDEX\n";
-    let release = Release::new().file("app.py", 0o644, app).file("Procfile", 0o644, procfile);
+    let release = Release::empty().file("app.py", 0o644, app).file("Procfile", 0o644, procfile);
     let mut order = spec(&release, &[], &[]);
     order.command = Command::Procfile("web".into());
     order.ready = Ready::Alive(1);
@@ -166,7 +166,7 @@ while read -r line; do case $line in Sig*) printf '%s\\0' \"$line\";; esac; done
 printf '\\nall\\n'
 exec sleep 1000
 ";
-    let release = Release::new().file("app", 0o755, script);
+    let release = Release::empty().file("app", 0o755, script);
     let mut order = spec(&release, &["./app"], &[&first, &second]);
     order.env = vec![(b"GEMFILE".to_vec(), b"{release}/Gemfile {slot} {phase} {fd:l1} {addr} ${X} {}".to_vec())];
     order.ready = Ready::Alive(1);
@@ -224,11 +224,11 @@ exec sleep 1000
 
 #[test]
 fn started_is_told_before_the_exec() {
-    let release = Release::new();
+    let release = Release::empty();
     let mut worker = Worker::boot(&spec(&release, &["./none-such"], &[]), &[]);
     worker.refused();
     assert!(!worker.seen.iter().any(|r| matches!(r, FromWorker::Started { .. })), "nothing was started");
-    let release = Release::new().file("app", 0o755, "no program");
+    let release = Release::empty().file("app", 0o755, "no program");
     let mut worker = Worker::boot(&spec(&release, &["./app"], &[]), &[]);
     worker.refused();
     worker.app_pid();
@@ -249,7 +249,7 @@ s.send(b'STATUS=warming\\nX=y')
 s.send(b'READY=1\\nSTATUS=up')
 time.sleep(1000)
 ";
-    let release = Release::new().file("app.py", 0o644, app);
+    let release = Release::empty().file("app.py", 0o644, app);
     for ready in [Ready::Notify, Ready::NotifyOrAlive(60_000)] {
         let mut order = spec(&release, &["python3", "app.py"], &[]);
         order.ready = ready;
@@ -265,7 +265,7 @@ time.sleep(1000)
 
 #[test]
 fn without_notify_time_runs_out() {
-    let release = Release::new();
+    let release = Release::empty();
     let mut order = spec(&release, &["sleep", "1000"], &[]);
     order.boot_timeout_ms = 300;
     let mut worker = Worker::boot(&order, &[]);
@@ -281,7 +281,7 @@ fn without_notify_time_runs_out() {
 
 #[test]
 fn alive_for_the_time() {
-    let release = Release::new();
+    let release = Release::empty();
     for ready in [Ready::Alive(100), Ready::NotifyOrAlive(100)] {
         let mut order = spec(&release, &["sleep", "1000"], &[]);
         order.ready = ready;
@@ -303,7 +303,7 @@ import socket, time
 s = socket.create_server(('127.0.0.1', 0))
 s.accept()
 ";
-    let (release, socket) = (Release::new().file("app.py", 0o644, app), listener());
+    let (release, socket) = (Release::empty().file("app.py", 0o644, app), listener());
     let mut order = spec(&release, &["python3", "app.py"], &[&socket]);
     order.boot_timeout_ms = 1500;
     let mut worker = Worker::boot(&order, &[&socket]);
@@ -321,7 +321,7 @@ s.accept()
 #[test]
 fn an_app_that_does_not_wait_is_not_ready_however_it_holds_the_socket() {
     let socket = listener();
-    let release = Release::new();
+    let release = Release::empty();
     let mut order = spec(&release, &["sleep", "1000"], &[&socket]);
     order.boot_timeout_ms = 400;
     let report = Worker::boot(&order, &[&socket]).refused();
@@ -330,7 +330,7 @@ fn an_app_that_does_not_wait_is_not_ready_however_it_holds_the_socket() {
 
 #[test]
 fn garbage_orders_end_the_worker_and_its_app() {
-    let release = Release::new();
+    let release = Release::empty();
     let mut order = spec(&release, &["sleep", "1000"], &[]);
     order.ready = Ready::Alive(1);
     order.token = "garbage-orders".into();
@@ -355,7 +355,7 @@ fn another_protocol_is_refused() {
 
 #[test]
 fn fds_that_run_out_are_a_failure_of_the_spawn() {
-    let release = Release::new();
+    let release = Release::empty();
     // 0 to 3, the signalfd and the release are open when the limit is reached.
     let script = format!("ulimit -n 7; exec '{}' slot 2", env!("CARGO_BIN_EXE_worker"));
     let mut worker = Worker::start_as(std::process::Command::new("sh").args(["-c", &script]), &[]);

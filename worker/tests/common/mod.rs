@@ -1,6 +1,7 @@
 //! A master as small as can be: it starts one real worker, orders, and reads what the worker reports.
 
-#![allow(dead_code)]
+// Each test file is a program of its own and takes what it needs of this.
+#![allow(dead_code, unreachable_pub)]
 
 mod sys;
 
@@ -27,7 +28,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Release(TempDir);
 
 impl Release {
-    pub fn new() -> Self {
+    pub fn empty() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
