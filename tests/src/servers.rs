@@ -127,7 +127,7 @@ pub const PHP_FPM: Server = Server {
         "-d",
         "opcache.preload_user={user}",
     ],
-    options: &["--stop-signal", "QUIT", "--env", "LISTEN={addr}", "--env", "FPM_USER={user}"],
+    options: &["--stop-signal", "QUIT", "--env", "FPM_SOCKETS=/none/inherited.sock={fd}", "--env", "FPM_USER={user}"],
     error: "PHP Parse error:  syntax error",
 };
 

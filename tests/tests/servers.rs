@@ -5,12 +5,13 @@
 //! while `current` names the broken release, and nothing is left at the end. How each of them has to be started stands in
 //! `tests/servers/RECIPES.md`, and is what these tests do.
 
-use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Instant;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
 use proto::control::Stats;
 use proto::worker::Evidence;
 use tests::master::{app_pid, release_name};
@@ -204,31 +205,33 @@ fn php_fpm() {
     php_fpm_on(&|_| "tcp://127.0.0.1:0".to_owned());
 }
 
-/// php-fpm unlinks the socket's path when it ends.
+/// php-fpm unlinks the path that it knows, which is not the socket's.
 #[test]
 fn php_fpm_on_a_unix_socket() {
     php_fpm_on(&|site| format!("unix://{}", site.root().join("run/php.sock").display()));
 }
 
-/// A WSGI application that stands still in its import until the test writes to `gate`; then it raises if told to.
+/// A WSGI application that stands still in its import until the test lets it go on; then it raises if told to.
 const GATED: &str = "\
-import os
-with open(os.path.join(os.path.dirname(os.environ['RELEASE_DIR']), 'gate')) as gate:
-    word = gate.read().strip()
-if word == 'raise':
-    raise RuntimeError('the import failed, long after READY=1')
+import os, socket
 release = os.path.basename(os.environ['RELEASE_DIR'])
+gate = socket.socket(socket.AF_UNIX)
+gate.connect('../gate.sock')
+if gate.recv(16) == b'raise':
+    raise RuntimeError('the import failed, long after READY=1')
 def app(environ, start_response):
     body = f'release={release} pid={os.getpid()}'.encode()
     start_response('200 OK', [('Content-Length', str(len(body)))])
     return [body]
 ";
 
-/// Opens the gate once somebody stands at it.
-fn say(gate: &Path, word: &str) {
-    // Opening a FIFO for writing blocks until it is open for reading.
-    let mut gate: File = OpenOptions::new().write(true).open(gate).expect("the gate");
-    gate.write_all(word.as_bytes()).expect("the gate");
+/// Waits until an application stands at the gate.
+fn arrival(site: &Site, gate: &UnixListener) -> UnixStream {
+    let left = site.deadline().saturating_duration_since(Instant::now());
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    let came = poll(&mut [PollFd::new(gate.as_fd(), PollFlags::POLLIN)], timeout);
+    assert_eq!(came, Ok(1), "no application came to the gate");
+    gate.accept().expect("an application").0
 }
 
 /// gunicorn says READY=1 when its first process has started, before a worker of it loads the application: that is not
@@ -242,32 +245,34 @@ fn gunicorn_that_says_ready_before_it_loads_the_application() {
         let folder = server.release(&site, name, "good");
         std::fs::write(folder.join("app.py"), GATED).expect("an app");
     }
-    let gate = site.root().join("releases/gate");
-    nix::unistd::mkfifo(&gate, Mode::S_IRUSR | Mode::S_IWUSR).expect("a FIFO");
+    let gate = UnixListener::bind(site.root().join("releases/gate.sock")).expect("the gate");
     site.deploy("one");
     // A control socket in the home folder is among the defaults of gunicorn.
     let home = site.root().join("home");
     std::fs::create_dir(&home).expect("a folder");
     let home = home.to_str().expect("a readable path");
     let master = site.master().env("HOME", home).command(&server.command()).start();
-    let old = {
-        all_on(&master.until_state("steady"), "one");
-        master.app_pids()
-    };
+    all_on(&master.until_state("steady"), "one");
+    let old = master.app_pids();
 
-    // `STATUS=` comes in the same message as `READY=1`, and shows that it has come.
-    let booting = |stats: &Stats| {
-        stats.worker_status.iter().any(|worker| worker.state == "booting" && worker.last_status.is_some())
-    };
     let load = Load::start(&master.address());
     site.deploy("fails");
     let ctl = master.ctl_start(&["phased-restart"]);
-    let stats = master.until("READY=1 has come", booting);
-    assert_eq!(stats.booted_workers, 2, "{stats:#?}");
-    assert_eq!(stats.worker_status.iter().filter(|worker| worker.state == "ready").count(), 2, "{stats:#?}");
-    load.more(20);
-    assert!(booting(&master.stats()), "READY=1 was believed");
-    say(&gate, "raise");
+    let mut import = arrival(&site, &gate);
+    // `STATUS=` is in the same message as `READY=1`, was sent before the import began, and shows that it has been read. It is
+    // no step of the mind that one could wait for.
+    let candidate = |stats: &Stats| {
+        let booting: Vec<_> = stats.worker_status.iter().filter(|worker| worker.state == "booting").cloned().collect();
+        assert_eq!((booting.len(), stats.booted_workers), (1, 2), "{stats:#?}");
+        booting[0].clone()
+    };
+    while candidate(&master.stats()).last_status.is_none() {
+        assert!(Instant::now() < site.deadline(), "READY=1 does not come");
+        load.more(1);
+    }
+    load.more(50);
+    let _ = candidate(&master.stats());
+    import.write_all(b"raise").expect("the gate");
     let output = ctl.end().expect(3);
     assert!(output.stderr.contains("RuntimeError: the import failed, long after READY=1"), "{}", output.stderr);
     assert_eq!(master.app_pids(), old);
@@ -275,7 +280,7 @@ fn gunicorn_that_says_ready_before_it_loads_the_application() {
     site.deploy("loads");
     let ctl = master.ctl_start(&["phased-restart"]);
     for _ in 0..2 {
-        say(&gate, "go on");
+        arrival(&site, &gate).write_all(b"go on").expect("the gate");
     }
     let _ = ctl.end().expect(0);
     all_on(&master.stats(), "loads");
