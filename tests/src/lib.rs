@@ -19,6 +19,7 @@ pub mod master;
 pub mod process;
 pub mod servers;
 pub mod servers_fcgi;
+pub mod show;
 pub mod site;
 pub mod sys;
 
