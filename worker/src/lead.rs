@@ -83,12 +83,15 @@ impl Lead {
         for source in self.wait() {
             match source {
                 Source::Orders => self.take_orders()?,
-                Source::Reports => self.reports.flush(),
+                Source::Reports => self.reports.happened(),
                 Source::Signals => self.take_signals()?,
                 Source::Trouble => self.run.as_mut().into_iter().for_each(|run| run.executed(&mut self.reports)),
                 Source::Notify => self.run.as_mut().into_iter().for_each(|run| run.heard(&mut self.reports)),
                 Source::Relay => self.run.as_mut().into_iter().for_each(|run| run.relay().turn()),
             }
+        }
+        if self.reports.is_gone() && !self.master_is_gone {
+            self.master_gone()?;
         }
         if let Some(run) = &mut self.run {
             run.time(&mut self.reports);

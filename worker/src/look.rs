@@ -44,7 +44,8 @@ pub(crate) struct Looker {
     addresses: Vec<Address>,
     /// Lent to each look, as it would be asked for hundreds of times a second.
     text: Vec<u8>,
-    numbers: Vec<i32>,
+    fds: Vec<i32>,
+    threads: Vec<i32>,
     /// Inodes of sockets that are no connections of the listeners, and never will be.
     dismissed: Vec<u64>,
     /// The kernel copies no sockets for us: only its tables are left.
@@ -65,7 +66,8 @@ impl Looker {
             inodes: listeners.iter().filter_map(inode).collect(),
             addresses: listeners.iter().filter_map(|fd| Address::of(fd.as_fd())).collect(),
             text: Vec::new(),
-            numbers: Vec::new(),
+            fds: Vec::new(),
+            threads: Vec::new(),
             dismissed: Vec::new(),
             only_tables: false,
         }
@@ -74,24 +76,21 @@ impl Looker {
     /// Looks at the app's first process and everything below the worker; stops at the first evidence.
     pub(crate) fn look(&mut self, app: i32) -> Seen {
         let mut seen = Seen::default();
-        let Ok(pids) = procfs::descendants() else {
+        let Ok((mut pids, complete)) = procfs::first_descendants() else {
             seen.denied = Some(app);
             return seen;
         };
-        // Those that were forked last serve; those before them mostly wait for them.
-        for pid in pids.into_iter().rev() {
-            match self.look_at(pid, &mut seen) {
-                Ok(()) if seen.waiting => break,
-                Ok(()) => {}
+        let mut at = 0;
+        while let Some(pid) = pids.get(at).copied().filter(|_| !seen.waiting) {
+            at += 1;
+            match self.look_at(pid, (!complete).then_some(&mut pids), &mut seen) {
                 // A process that ends has nothing to show either; ESRCH comes from within its directory. But the first one is
                 // there until the worker reaps it: who cannot see it sees no other user's processes (hidepid).
-                Err(e) if is_gone(&e) => {
-                    if pid == app && Dir::open(&format!("/proc/{pid}")).is_err() {
-                        seen.denied.get_or_insert(pid);
-                    }
+                Err(e) if is_gone(&e) && pid == app && Dir::open(&format!("/proc/{pid}")).is_err() => {
+                    seen.denied = Some(pid);
                 }
                 Err(e) if e.kind() == ErrorKind::PermissionDenied && procfs::is_alive(pid) => seen.denied = Some(pid),
-                Err(_) => {}
+                _ => {}
             }
         }
         seen
@@ -143,13 +142,18 @@ impl Looker {
         found
     }
 
-    fn look_at(&mut self, pid: i32, seen: &mut Seen) -> io::Result<()> {
+    fn look_at(&mut self, pid: i32, children: Option<&mut Vec<i32>>, seen: &mut Seen) -> io::Result<()> {
         let proc = Dir::open(&format!("/proc/{pid}"))?;
+        let tasks = proc.dir("task")?;
+        tasks.numbers(&mut self.threads)?;
+        if let Some(children) = children {
+            procfs::add_children(&tasks, &self.threads, &mut self.text, children);
+        }
         let (mut held, mut epolls, mut rings, mut sockets) = (Vec::new(), Vec::new(), false, Vec::new());
         let fds = proc.dir("fd")?;
-        fds.numbers(&mut self.numbers)?;
+        fds.numbers(&mut self.fds)?;
         let mut link = [0; 64];
-        for fd in &self.numbers {
+        for fd in &self.fds {
             // One that was closed meanwhile shows nothing.
             match fds.link(*fd, &mut link).map(procfs::parse_link) {
                 Ok(Link::Socket(inode)) if self.inodes.iter().any(|i| i.number == inode) => held.push(*fd),
@@ -170,7 +174,7 @@ impl Looker {
             }
         }
         if !held.is_empty() {
-            self.look_at_threads(pid, &proc, &held, rings, seen)?;
+            self.look_at_threads(pid, &proc, &tasks, &held, rings, seen)?;
         }
         if !sockets.is_empty() {
             seen.sockets.push((pid, sockets));
@@ -178,14 +182,20 @@ impl Looker {
         Ok(())
     }
 
-    fn look_at_threads(&mut self, pid: i32, proc: &Dir, held: &[i32], rings: bool, seen: &mut Seen) -> io::Result<()> {
-        let tasks = proc.dir("task")?;
-        tasks.numbers(&mut self.numbers)?;
-        let ids = std::mem::take(&mut self.numbers);
-        for id in &ids {
+    fn look_at_threads(
+        &mut self,
+        pid: i32,
+        proc: &Dir,
+        tasks: &Dir,
+        held: &[i32],
+        rings: bool,
+        seen: &mut Seen,
+    ) -> io::Result<()> {
+        for i in 0..self.threads.len() {
+            let id = self.threads[i];
             match tasks.read(&format!("{id}/syscall"), &mut self.text) {
                 Ok(()) => {}
-                Err(e) if is_gone(&e) && ids.len() > 1 => continue,
+                Err(e) if is_gone(&e) && self.threads.len() > 1 => continue,
                 Err(e) => return Err(e),
             }
             let waits = match syscall::parse(&self.text, &syscall::HERE) {

@@ -6,13 +6,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use nix::sys::socket::sockopt::AcceptConn;
-use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt};
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, getsockopt};
 
 /// Where a socket is bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,13 +34,14 @@ impl fmt::Display for Address {
 impl Address {
     /// Where this listening socket is bound, if it is TCP or a named Unix socket.
     pub(crate) fn of(fd: BorrowedFd<'_>) -> Option<Self> {
-        let copy: OwnedFd = fd.try_clone_to_owned().ok()?;
-        let copy = TcpListener::from(copy);
-        if let Ok(address) = copy.local_addr() {
-            return Some(Self::Tcp(address));
+        let name = getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok()?;
+        if let Some(four) = name.as_sockaddr_in() {
+            return Some(Self::Tcp(SocketAddr::V4((*four).into())));
         }
-        let address = UnixListener::from(OwnedFd::from(copy)).local_addr().ok()?;
-        Some(Self::Unix(address.as_pathname()?.to_path_buf()))
+        if let Some(six) = name.as_sockaddr_in6() {
+            return Some(Self::Tcp(SocketAddr::V6((*six).into())));
+        }
+        Some(Self::Unix(name.as_unix_addr()?.path()?.to_path_buf()))
     }
 
     /// Where this socket listens, if it does.
@@ -152,9 +152,10 @@ fn parse_unix(line: &str) -> Option<Entry> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 

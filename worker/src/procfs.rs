@@ -82,8 +82,13 @@ fn read_all(fd: BorrowedFd<'_>, text: &mut Vec<u8>) -> io::Result<()> {
     let mut buffer = [0; 2048];
     loop {
         match sys::read(fd, &mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(length) => text.extend_from_slice(&buffer[..length]),
+            Ok(length) => {
+                text.extend_from_slice(&buffer[..length]);
+                // procfs fills a buffer that is smaller than a page as far as there is text.
+                if length < buffer.len() {
+                    return Ok(());
+                }
+            }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
@@ -132,36 +137,48 @@ pub(crate) fn is_descendant(pid: i32) -> bool {
 /// # Errors
 /// When `/proc` is not there or may not be read.
 pub(crate) fn descendants() -> io::Result<Vec<i32>> {
-    let own = std::process::id().cast_signed();
-    let mut found = Vec::new();
-    match children_of(own, &mut found) {
-        Ok(true) => {}
-        // A kernel without CONFIG_PROC_CHILDREN.
-        Ok(false) => return by_parents(own),
-        Err(e) => return Err(e),
-    }
+    let (mut found, complete) = first_descendants()?;
+    let (mut ids, mut text) = (Vec::new(), Vec::new());
     let mut at = 0;
-    while let Some(pid) = found.get(at) {
+    while let Some(pid) = found.get(at).filter(|_| !complete) {
         // One that has ended meanwhile has no children any more.
-        let _ = children_of(*pid, &mut found);
+        if let Ok(tasks) = Dir::open(&format!("/proc/{pid}/task"))
+            && tasks.numbers(&mut ids).is_ok()
+        {
+            add_children(&tasks, &ids, &mut text, &mut found);
+        }
         at += 1;
     }
     Ok(found)
 }
 
-/// Adds the children of all threads of a process. False when this kernel does not list children.
-fn children_of(pid: i32, found: &mut Vec<i32>) -> io::Result<bool> {
-    let tasks = Dir::open(&format!("/proc/{pid}/task"))?;
-    let (mut ids, mut text) = (Vec::new(), Vec::new());
-    tasks.numbers(&mut ids)?;
+/// The worker's own children, to which each one's are to be added ([`add_children`]); or all descendants and true on a kernel that
+/// does not list children (without CONFIG_PROC_CHILDREN).
+///
+/// # Errors
+/// When `/proc` is not there or may not be read.
+pub(crate) fn first_descendants() -> io::Result<(Vec<i32>, bool)> {
+    let own = std::process::id().cast_signed();
+    let (mut found, mut text) = (Vec::new(), Vec::new());
+    let proc = Dir::open("/proc")?;
+    // The worker has one thread.
+    match proc.read("thread-self/children", &mut text) {
+        Ok(()) => {
+            parse_numbers(&text, &mut found);
+            Ok((found, false))
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok((by_parents(own)?, true)),
+        Err(e) => Err(e),
+    }
+}
+
+/// Adds the children of the threads `ids` in a process's `task` directory.
+pub(crate) fn add_children(tasks: &Dir, ids: &[i32], text: &mut Vec<u8>, found: &mut Vec<i32>) {
     for id in ids {
-        match tasks.read(&format!("{id}/children"), &mut text) {
-            Ok(()) => parse_numbers(&text, found),
-            Err(e) if e.kind() == ErrorKind::NotFound && id == pid => return Ok(false),
-            Err(_) => {}
+        if tasks.read(&format!("{id}/children"), text).is_ok() {
+            parse_numbers(text, found);
         }
     }
-    Ok(true)
 }
 
 /// Adds every number of a blank-separated list.

@@ -138,6 +138,9 @@ impl Watch {
                 return Verdict::Wait;
             }
         }
+        if listeners.is_empty() {
+            return Verdict::Failed(format!("there is no listening socket to wait on; give --listen, or {WAY_OUT}"));
+        }
         let before = sys::cpu_time();
         for listener in listeners {
             listen_again(listener, spec.backlog);

@@ -46,6 +46,20 @@ impl Reports {
         (!self.gone).then(|| (self.pipe.as_fd(), events))
     }
 
+    /// Nobody reads the reports any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// The pipe has room, or an error to tell.
+    pub(crate) fn happened(&mut self) {
+        if self.outbox.is_empty() {
+            // Room was not asked for.
+            self.abandon();
+        }
+        self.flush();
+    }
+
     /// Writes what the pipe takes.
     pub(crate) fn flush(&mut self) {
         while !self.gone && !self.outbox.is_empty() {

@@ -202,3 +202,12 @@ fn a_flood_is_passed_whole_and_the_tail_is_the_last_of_it() {
     let (_, worker) = worker.end();
     assert_eq!(worker.out().lines().count(), 20001);
 }
+
+#[test]
+fn a_master_that_reads_no_reports_any_more_is_gone() {
+    let release = Release::empty();
+    let mut worker = booted(&shell(&release, "unread", "exec sleep 1000"));
+    worker.stop_reading();
+    assert_eq!(worker.child.wait().unwrap().code(), Some(0));
+    assert_eq!(processes_with("unread"), [0; 0]);
+}

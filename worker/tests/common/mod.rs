@@ -141,6 +141,11 @@ impl Worker {
         self.orders = None;
     }
 
+    /// Closes the reports' end.
+    pub fn stop_reading(&mut self) {
+        self.reports = pipe().unwrap().0;
+    }
+
     /// Reads reports until one is as wanted.
     pub fn until(&mut self, wanted: impl Fn(&FromWorker) -> bool) -> FromWorker {
         loop {
