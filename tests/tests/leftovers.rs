@@ -6,7 +6,17 @@ use nix::sys::signal::Signal;
 use tests::master::{all_on, app_pid, release_name};
 use tests::{Load, Master, Site, process};
 
+/// Some of it is deaf to the stop signal, and so takes the whole drain timeout.
 const FAMILY: &str = "daemon\nbare-daemon\nchildren 2\ndeaf-children 1";
+
+/// A steady master whose app has a family.
+fn with_family(site: &Site, workers: u32) -> Master<'_> {
+    site.release("41", FAMILY);
+    site.deploy("41");
+    let master = site.master().workers(workers).options(&["--drain-timeout", "500ms"]).start();
+    master.until_state("steady");
+    master
+}
 
 /// Everything that is of the app's program and below the master (or was left to it).
 fn family(master: &Master<'_>) -> Vec<i32> {
@@ -37,7 +47,7 @@ fn only_workers_and_apps(master: &Master<'_>) {
 #[test]
 fn children_and_daemons_end_with_their_app_in_a_rollout() {
     let site = Site::new();
-    let master = site.steady("41", FAMILY, 2);
+    let master = with_family(&site, 2);
     let old = family(&master);
     assert_eq!(old.len(), 2 * (2 + 1 + 1 + 2 + 1), "{}", process::table(&process::descendants(master.pid())));
     site.release("42", "");
@@ -51,7 +61,7 @@ fn children_and_daemons_end_with_their_app_in_a_rollout() {
 #[test]
 fn children_and_daemons_end_with_their_app_when_it_dies() {
     let site = Site::new();
-    let master = site.steady("41", FAMILY, 1);
+    let master = with_family(&site, 1);
     let old = family(&master);
     // What comes back has no family: whatever is found then is a left-over.
     site.release("41", "");
@@ -65,7 +75,7 @@ fn children_and_daemons_end_with_their_app_when_it_dies() {
 #[test]
 fn children_and_daemons_end_when_the_worker_is_killed() {
     let site = Site::new();
-    let master = site.steady("41", FAMILY, 1);
+    let master = with_family(&site, 1);
     let old = family(&master);
     site.release("41", "");
     let worker = master.slot(0)[0].clone();
@@ -79,7 +89,7 @@ fn children_and_daemons_end_when_the_worker_is_killed() {
 #[test]
 fn what_a_failed_boot_started_is_gone_when_its_failure_is_told() {
     let site = Site::new();
-    let master = site.steady("41", "", 1);
+    let master = with_family(&site, 1);
     site.release("42", &format!("{FAMILY}\nexit 1"));
     master.roll("42").expect(3);
     only_workers_and_apps(&master);
@@ -105,8 +115,10 @@ fn a_killed_worker_loses_no_request() {
     }
     load.finish();
     only_workers_and_apps(&master);
-    let exits = site.history().iter().filter(|entry| entry.what == "exit").count();
-    assert_eq!(exits, 20, "every app finished by itself, half of them left behind by a killed worker");
+    // Every app that ever served and is gone has finished by itself; at least ten were left behind by a killed worker.
+    let count = |what: &str| site.history().iter().filter(|entry| entry.what == what).count();
+    assert_eq!(count("exit"), count("serving") - 2, "{:#?}", site.history());
+    assert!(count("exit") >= 10);
 }
 
 #[test]
@@ -147,7 +159,7 @@ fn a_killed_worker_of_a_stubborn_app_is_drained_for_the_drain_timeout_only() {
 #[test]
 fn stop_leaves_nothing() {
     let site = Site::new();
-    let mut master = site.steady("41", FAMILY, 2);
+    let mut master = with_family(&site, 2);
     let old = family(&master);
     master.signal(Signal::SIGTERM);
     assert_eq!(master.end().code(), Some(0));
@@ -173,7 +185,7 @@ fn as_pid_1_of_a_namespace() {
     }
     site.release("41", FAMILY);
     site.deploy("41");
-    let master = site.master().workers(2).wrap(unshare).start();
+    let master = site.master().workers(2).options(&["--drain-timeout", "500ms"]).wrap(unshare).start();
     master.until_state("steady");
     assert_eq!(master.stats().pid, 1, "the master is the namespace's first process");
     // Pids in its stats are the namespace's; from out here its processes are below unshare's.
@@ -186,7 +198,7 @@ fn as_pid_1_of_a_namespace() {
     assert!(!apps.is_empty());
     site.release("42", FAMILY);
     master.roll("42").expect(0);
-    site.release("43", &format!("{FAMILY}\nexit 1"));
+    site.release("43", "bare-daemon\nchildren 2\nexit 1");
     master.roll("43").expect(3);
     for pid in below("worker") {
         process::signal(pid, Signal::SIGKILL);

@@ -274,9 +274,9 @@ fn each_way_to_fail_is_named() {
         master.stats().last_rollout.and_then(|last| last.report).expect("a report")
     };
     fails("exits-0", "exit 0", &["stage ready", "exited with status 0"]);
-    let killed = fails("segv", "kill-self SEGV", &["stage ready", "signal 11"]);
-    assert_eq!(killed.exit, Some(proto::worker::ExitStatus::Signal(11)));
-    fails("abort", "abort", &["stage ready", "signal 6"]);
+    let killed = fails("killed", "kill-self FPE", &["stage ready", "SIGFPE"]);
+    assert_eq!(killed.exit, Some(proto::worker::ExitStatus::Signal(8)));
+    fails("abort", "abort", &["stage ready", "SIGABRT"]);
     fails("hangs", "print still thinking\nwait-forever", &["stage ready", "| still thinking"]);
     let elsewhere =
         fails("elsewhere", "listen-elsewhere", &["stage ready", "127.0.0.1:", "--ready notify", "--ready alive"]);
