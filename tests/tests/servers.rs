@@ -12,9 +12,9 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use proto::control::Stats;
+use proto::control::{Stats, WorkerStatus};
 use proto::worker::Evidence;
-use tests::master::{app_pid, release_name};
+use tests::master::release_name;
 use tests::servers::{self, Server};
 use tests::servers_fcgi::{self, FcgiLoad};
 use tests::{Load, Master, Site, Start, process};
@@ -60,20 +60,21 @@ fn refused(master: &Master<'_>, server: &Server) {
     assert_eq!(master.app_pids(), before, "an app was lost to a release that does not boot");
 }
 
-/// An app that is killed takes all its processes with it, and its slot comes back with known-good code, although `current`
-/// names a release that does not boot.
+/// What a slot consists of is killed, whole or in part: nothing of it stays, and the slot comes back with known-good code,
+/// although `current` names a release that does not boot.
 #[track_caller]
-fn respawned_with_known_good(master: &Master<'_>) {
+fn respawned_with_known_good(master: &Master<'_>, victim: fn(&WorkerStatus) -> Option<u32>) {
     let before = master.stats();
     assert!(before.dir_target.as_deref().is_some_and(|dir| dir.ends_with(b"/broken")), "{before:#?}");
     let old = before.worker_status[0].clone();
-    let pid = app_pid(&old).expect("an app");
-    let family: Vec<i32> = process::descendants(pid).iter().map(|process| process.pid).collect();
-    process::signal(pid, Signal::SIGKILL);
+    let worker = old.pid.expect("a worker") as i32;
+    let family: Vec<i32> = process::descendants(worker).iter().map(|process| process.pid).collect();
+    process::signal(victim(&old).expect("a victim") as i32, Signal::SIGKILL);
     let after = master.until("the slot is filled again", |stats| {
         stats.booted_workers == 2 && stats.worker_status.iter().all(|worker| worker.incarnation != old.incarnation)
     });
     all_on(&after, "two");
+    master.site().until_ended(worker);
     for pid in family {
         master.site().until_ended(pid);
     }
@@ -100,12 +101,14 @@ fn serves(server: &Server) {
     all_on(&master.stats(), "two");
     load.until("two");
     refused(&master, server);
+    // The app of a worker that is killed is asked to stop, and finishes what it has.
+    respawned_with_known_good(&master, |slot| slot.pid);
     load.more(20);
     let tally = load.finish();
     assert_eq!(tally.releases.keys().collect::<Vec<_>>(), ["one", "two"], "{tally:?}");
 
     // No load meanwhile: what a killed app held is its own loss.
-    respawned_with_known_good(&master);
+    respawned_with_known_good(&master, |slot| slot.app_pid);
     assert!(master.get("/").starts_with("release=two "));
 
     // The next attempt is free to succeed.
@@ -168,7 +171,7 @@ fn uvicorn_as_its_own_program() {
     let _ = master.roll("two").expect(0);
     all_on(&master.stats(), "two");
     refused(&master, &server);
-    respawned_with_known_good(&master);
+    respawned_with_known_good(&master, |slot| slot.app_pid);
     assert!(master.get("/").starts_with("release=two "));
     stopped(master);
 }
@@ -194,8 +197,9 @@ fn php_fpm_on(listen: &dyn Fn(&Site) -> String) {
     let _ = master.roll("two").expect(0);
     all_on(&master.stats(), "two");
     refused(&master, &server);
+    respawned_with_known_good(&master, |slot| slot.pid);
     load.finish();
-    respawned_with_known_good(&master);
+    respawned_with_known_good(&master, |slot| slot.app_pid);
     assert!(get().starts_with("release=two "), "{}", get());
     stopped(master);
 }
