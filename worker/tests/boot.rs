@@ -211,13 +211,16 @@ exec sleep 1000
         assert!(!all.contains_key(key), "{key}");
     }
     assert!(all["NOTIFY_SOCKET"].starts_with('@'));
-    // The shell holds its script, close-on-exec, until it has executed the last command.
-    let fds = || std::fs::read_dir(format!("/proc/{}/fd", worker.app_pid())).unwrap().count();
-    let name = || std::fs::read_to_string(format!("/proc/{}/comm", worker.app_pid())).unwrap();
-    while name() != "sleep\n" {
+    // The shell holds its script until it executes the last command, which opens its libraries before it rests.
+    let fds = || {
+        let names = std::fs::read_dir(format!("/proc/{}/fd", worker.app_pid())).unwrap();
+        names.map(|n| n.unwrap().file_name().into_string().unwrap()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !fds().into_iter().eq(["0", "1", "2", "3", "4"]) {
+        assert!(std::time::Instant::now() < deadline, "{:?}", fds());
         std::thread::yield_now();
     }
-    assert_eq!(fds(), 5);
     worker.order(&ToWorker::Kill);
     worker.exited();
 }
@@ -305,12 +308,13 @@ s.accept()
 ";
     let (release, socket) = (Release::empty().file("app.py", 0o644, app), listener());
     let mut order = spec(&release, &["python3", "app.py"], &[&socket]);
-    order.boot_timeout_ms = 1500;
+    // As long as the slowest Python takes to come up.
+    order.boot_timeout_ms = 5000;
     let mut worker = Worker::boot(&order, &[&socket]);
     let report = worker.refused();
     assert_eq!(report.stage, Stage::Ready);
     let inherited = format!(
-        ", not on the inherited socket {} within 1.5s; make the server use fd 3 (LISTEN_FDS)",
+        ", not on the inherited socket {} within 5s; make the server use fd 3 (LISTEN_FDS)",
         socket.local_addr().unwrap()
     );
     assert!(report.message.starts_with("the app listens on 127.0.0.1:"), "{}", report.message);

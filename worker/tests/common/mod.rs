@@ -3,7 +3,7 @@
 // Each test file is a program of its own and takes what it needs of this.
 #![allow(dead_code, unreachable_pub)]
 
-mod sys;
+pub mod sys;
 
 use std::fs;
 use std::io::{PipeReader, Read, Write, pipe};
@@ -193,6 +193,15 @@ impl Worker {
     /// The stages that were reported.
     pub fn stages(&self) -> Vec<Stage> {
         self.seen.iter().filter_map(|r| if let FromWorker::Stage(s) = r { Some(*s) } else { None }).collect()
+    }
+
+    /// Waits until the worker has looked at its app from now on: each look listens again.
+    pub fn until_looked(&mut self, socket: &TcpListener) {
+        sys::listen(socket, 1);
+        while sys::backlog(socket) == 1 {
+            assert!(Instant::now() < self.deadline, "no look; so far: {:#?}\n{}", self.seen, self.printed());
+            std::thread::yield_now();
+        }
     }
 
     /// Reads output until it holds this.

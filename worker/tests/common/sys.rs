@@ -1,7 +1,8 @@
-//! The one `unsafe` of these tests: giving a child fds at the numbers that a worker expects.
+//! The `unsafe` of these tests: giving a child fds at the numbers that a worker expects, and a listener's backlog.
 
 #![allow(unsafe_code)]
 
+use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -26,4 +27,29 @@ pub fn pass(command: &mut Command, fds: Vec<OwnedFd>) {
             Ok(())
         });
     }
+}
+
+/// A TCP listener's backlog (`tcp_info`'s `tcpi_sacked` is that, for a listener).
+pub fn backlog(listener: &TcpListener) -> u32 {
+    let mut info = [0u32; 64];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the pointers are to live locals, the length is theirs; any bytes are a valid array of numbers.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(result, 0);
+    // Eight bytes, then rto, ato, snd_mss, rcv_mss, unacked, sacked.
+    info[7]
+}
+
+/// listen(2).
+pub fn listen(listener: &TcpListener, backlog: i32) {
+    // SAFETY: plain system call.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), backlog) }, 0);
 }
