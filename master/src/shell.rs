@@ -510,7 +510,8 @@ impl Shell {
             if let Ok(id) = accepted {
                 self.watch(self.control.client_fd(id), EpollFlags::EPOLLIN, Token::Client(id));
                 self.timers.arm(Deadline::Client(id), REQUEST_DEADLINE);
-                self.flush_client(id);
+                // Most have sent everything by now: one turn of the loop less, for them and for us.
+                self.hear_client(id);
             }
         }
     }

@@ -1,0 +1,182 @@
+//! README.md's examples do what it says. Each fenced block of the kind `sh` is run, in order, in one folder:
+//! `sh` has to exit with 0, `sh exits=N` with N, `sh master` runs in the background until it is stopped.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tests::{binaries, servers};
+
+/// A fenced block: the words behind the fence, and what stands in it.
+struct Block {
+    kind: Vec<String>,
+    text: String,
+}
+
+fn blocks() -> Vec<Block> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README.md");
+    let mut blocks = Vec::new();
+    let mut open: Option<Block> = None;
+    for line in readme.lines() {
+        match (line.strip_prefix("```"), &mut open) {
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some(kind), None) => {
+                let kind = kind.split_whitespace().map(String::from).collect();
+                open = Some(Block { kind, text: String::new() });
+            }
+            (None, Some(block)) => {
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    blocks
+}
+
+fn find(kind: &[&str]) -> Block {
+    let found = blocks().into_iter().find(|b| b.kind == kind);
+    found.unwrap_or_else(|| panic!("README.md has no block ```{}", kind.join(" ")))
+}
+
+/// A folder in which a newcomer types.
+struct Terminal {
+    folder: tempfile::TempDir,
+}
+
+impl Terminal {
+    fn open() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn shell(&self, text: &str) -> Command {
+        // A port of the kernel's choice: tests run side by side.
+        let text = text.replace("tcp://127.0.0.1:8080", "tcp://127.0.0.1:0");
+        let own = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{}:{own}", binaries::folder().display(), servers::folder().join("bin").display());
+        let mut command = Command::new("sh");
+        command.args(["-c", &text]).current_dir(self.path()).env("PATH", path).stdin(Stdio::null());
+        for name in ["PHASED_SOCKET", "PHASED_NAME", "RUNTIME_DIRECTORY", "STATE_DIRECTORY", "WEB_CONCURRENCY"] {
+            command.env_remove(name);
+        }
+        command.env("XDG_RUNTIME_DIR", self.path()).env("XDG_STATE_HOME", self.path());
+        command
+    }
+
+    /// Types a block and waits for its end.
+    fn run(&self, block: &Block) -> (Option<i32>, String) {
+        let output = self.shell(&block.text).output().expect("sh");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Types a block into another terminal, and waits until so many workers are ready.
+    fn start(&self, block: &Block, workers: usize) -> Background {
+        // `exec`, so that what is ended in the end is the master.
+        let mut child = self.shell(&format!("exec {}", block.text)).stderr(Stdio::piped()).spawn().expect("sh");
+        let log = BufReader::new(child.stderr.take().expect("a pipe"));
+        let (mut seen, mut ready) = (String::new(), 0);
+        let mut lines = log.lines();
+        while ready < workers {
+            let line = lines.next().and_then(Result::ok);
+            let line = line.unwrap_or_else(|| panic!("it ended before {workers} workers were ready:\n{seen}"));
+            ready += usize::from(line.contains("ready after"));
+            seen.push_str(&line);
+            seen.push('\n');
+        }
+        // Read on, lest it wait for us.
+        std::thread::spawn(move || lines.for_each(drop));
+        Background(child)
+    }
+}
+
+/// A master that a block has started; ended with the test, whatever happens.
+struct Background(Child);
+
+impl Background {
+    fn end(mut self) {
+        let status = self.0.wait().expect("wait");
+        assert!(status.success(), "the master ended with {status}");
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            let pid = nix::unistd::Pid::from_raw(self.0.id() as i32);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+#[test]
+fn five_minutes_with_gunicorn() {
+    let terminal = Terminal::open();
+    let mut master = None;
+    let mut ran = 0;
+    for block in blocks() {
+        match block.kind.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["sh", "master"] => master = Some(terminal.start(&block, 2)),
+            ["sh"] => {
+                let (code, text) = terminal.run(&block);
+                assert_eq!(code, Some(0), "{}\n{text}", block.text);
+                if block.text.contains("ctl status") {
+                    assert!(text.contains("app: steady, 2/2 workers"), "{text}");
+                    assert!(text.contains("releases/2 (phase 1)"), "{text}");
+                }
+            }
+            ["sh", "exits=3"] => {
+                let (code, text) = terminal.run(&block);
+                assert_eq!(code, Some(3), "{}\n{text}", block.text);
+                assert!(text.contains("unable to boot with new codebase, using old one"), "{text}");
+                assert!(text.contains("No module named 'flask_login'"), "{text}");
+            }
+            _ => continue,
+        }
+        ran += 1;
+    }
+    assert!(ran >= 5, "README.md has fewer examples than it had: {ran}");
+    master.expect("a block that starts the master").end();
+}
+
+#[test]
+fn and_with_puma() {
+    let terminal = Terminal::open();
+    let release = terminal.path().join("app/releases/1");
+    fs::create_dir_all(release.join("config")).expect("a release");
+    fs::write(release.join("config/puma.rb"), find(&["ruby"]).text).expect("config/puma.rb");
+    let rack = "run ->(env) { [200, { 'content-type' => 'text/plain' }, [\"hello\\n\"]] }\n";
+    fs::write(release.join("config.ru"), rack).expect("config.ru");
+    std::os::unix::fs::symlink("releases/1", terminal.path().join("app/current")).expect("current");
+    let master = terminal.start(&find(&["sh", "puma"]), 2);
+    let stop = Block { kind: Vec::new(), text: "ctl stop".into() };
+    assert_eq!(terminal.run(&stop).0, Some(0));
+    master.end();
+}
+
+#[test]
+fn hold_look_and_trust() {
+    let terminal = Terminal::open();
+    let setup = find(&["sh"]);
+    assert_eq!(terminal.run(&setup).0, Some(0), "{}", setup.text);
+    let master = terminal.start(&find(&["sh", "master"]), 2);
+    let shell = |text: &str| terminal.run(&Block { kind: Vec::new(), text: text.into() });
+    let deploy = "ln -sfn releases/2 app/current";
+    let smoke = |status: u8| format!("{deploy} && echo 'exit {status}' > smoke-test && chmod +x smoke-test");
+    let hold = find(&["sh", "hold"]);
+    for (status, release) in [(1, "releases/1"), (0, "releases/2")] {
+        assert_eq!(shell(&smoke(status)).0, Some(0));
+        let (code, text) = terminal.run(&hold);
+        assert_eq!(code, Some(0), "{text}");
+        let (_, text) = shell("ctl status");
+        assert!(text.contains("steady") && text.contains(release), "{text}");
+    }
+    assert_eq!(shell("ctl stop").0, Some(0));
+    master.end();
+}
