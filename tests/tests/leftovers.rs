@@ -89,7 +89,10 @@ fn children_and_daemons_end_when_the_worker_is_killed() {
 #[test]
 fn what_a_failed_boot_started_is_gone_when_its_failure_is_told() {
     let site = Site::new();
-    let master = with_family(&site, 1);
+    site.release("41", "");
+    site.deploy("41");
+    let master = site.master().workers(1).options(&["--drain-timeout", "500ms"]).start();
+    master.until_state("steady");
     site.release("42", &format!("{FAMILY}\nexit 1"));
     master.roll("42").expect(3);
     only_workers_and_apps(&master);
@@ -191,7 +194,10 @@ fn as_pid_1_of_a_namespace() {
     // Pids in its stats are the namespace's; from out here its processes are below unshare's.
     let below = |name: &str| {
         let all = process::descendants(master.pid());
-        all.into_iter().filter(|process| process.command.contains(name)).map(|process| process.pid).collect::<Vec<_>>()
+        all.into_iter()
+            .filter(|process| process.command.starts_with(name))
+            .map(|process| process.pid)
+            .collect::<Vec<_>>()
     };
     let apps: Vec<i32> =
         below("fixture").into_iter().filter(|pid| process::environment(*pid).contains_key("LISTEN_PID")).collect();
