@@ -137,7 +137,8 @@ impl Looker {
                 found.extend(copies.filter_map(|copy| Address::of_listening(copy.as_fd())));
             }
         }
-        found.sort_unstable_by_key(ToString::to_string);
+        // TCP first: a Unix socket beside it is often for something else.
+        found.sort_unstable_by_key(|a| (matches!(a, Address::Unix(_)), a.to_string()));
         found.dedup();
         found
     }

@@ -178,13 +178,17 @@ impl Watch {
         }
         if now >= self.deadline {
             let timeout = self.deadline - self.since;
-            return Verdict::Failed(format!("{} within {timeout:?}; {}", self.instead(&seen, spec), ways_out(spec)));
+            return Verdict::Failed(format!(
+                "not ready within {timeout:?}: {}; {}",
+                self.instead(&seen, spec),
+                ways_out(spec)
+            ));
         }
         let booted = now - self.since;
         self.next = now + INTERVAL.max(booted / 50).max(cost * SHARE);
         if !self.hinted && booted >= HINT {
             self.hinted = true;
-            return Verdict::Hint(format!("{} yet; {}", self.instead(&seen, spec), ways_out(spec)));
+            return Verdict::Hint(format!("{}; {}", self.instead(&seen, spec), ways_out(spec)));
         }
         Verdict::Wait
     }
@@ -196,7 +200,7 @@ impl Watch {
         let inherited = inherited.join(", ");
         let elsewhere: Vec<String> = self.looker.elsewhere(seen).iter().map(Address::to_string).collect();
         if elsewhere.is_empty() {
-            format!("no process of the app waits on the inherited {sockets} {inherited}")
+            format!("no process of the app waits on the inherited {sockets} {inherited} yet")
         } else {
             format!("the app listens on {}, not on the inherited {sockets} {inherited}", elsewhere.join(", "))
         }
@@ -282,7 +286,11 @@ mod tests {
         assert!(now - begun >= HINT);
         assert!(text.contains("waits on the inherited socket 127.0.0.1:8080 yet; make the server use fd 3"), "{text}");
         let Verdict::Failed(text) = watch.look(-1, &spec, &socket, begun + Duration::from_secs(60)) else { panic!() };
-        assert!(text.contains("within 60s; make the server use fd 3 (LISTEN_FDS), or use --ready notify"), "{text}");
+        assert!(
+            text.starts_with("not ready within 60s: no process")
+                && text.contains("yet; make the server use fd 3 (LISTEN_FDS), or use"),
+            "{text}"
+        );
     }
 
     #[test]

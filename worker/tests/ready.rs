@@ -134,6 +134,7 @@ fn what_waits_for_something_else_is_not_ready() {
         let socket = listener();
         let release = Release::empty().file("app", 0o644, &format!("{WAITS}print('up', flush=True)\n{wait}"));
         let mut worker = Worker::boot(&spec(&release, &["python3", "app"], &[&socket]), &[&socket]);
+        worker.until(|r| matches!(r, FromWorker::Started { .. }));
         worker.until_printed("up\n");
         let waits = || {
             let syscall = std::fs::read_to_string(format!("/proc/{}/syscall", worker.app_pid()));
