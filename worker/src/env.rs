@@ -48,7 +48,7 @@ const PID_ROOM: &[u8] = b"          ";
 
 /// What belongs to whoever started the master, or to an outer incarnation: not the app's.
 fn is_foreign(key: &[u8]) -> bool {
-    const WHOLE: [&[u8]; 8] = [
+    const WHOLE: [&[u8]; 7] = [
         b"NOTIFY_SOCKET",
         b"JOURNAL_STREAM",
         // puma, gunicorn and uvicorn would multiply by it: the slots are the workers.
@@ -57,9 +57,9 @@ fn is_foreign(key: &[u8]) -> bool {
         b"WORKER_INDEX",
         b"WORKER_PHASE",
         b"RELEASE_DIR",
-        b"FPM_SOCKETS",
     ];
-    const BEGINNING: [&[u8]; 5] = [b"LISTEN_", b"WATCHDOG_", b"PHASED_", b"SERVER_STARTER_", b"EINHORN_"];
+    const BEGINNING: [&[u8]; 6] =
+        [b"LISTEN_", b"WATCHDOG_", b"PHASED_", b"SERVER_STARTER_", b"EINHORN_", b"FPM_SOCKETS"];
     WHOLE.contains(&key) || BEGINNING.iter().any(|b| key.starts_with(b))
 }
 

@@ -196,7 +196,11 @@ impl Looker {
             let id = self.threads[i];
             match tasks.read(&format!("{id}/syscall"), &mut self.text) {
                 Ok(()) => {}
-                Err(e) if is_gone(&e) && self.threads.len() > 1 => continue,
+                // A kernel that does not have this file (gVisor).
+                Err(e) if is_gone(&e) && id == pid && procfs::is_alive(pid) => {
+                    return Err(ErrorKind::PermissionDenied.into());
+                }
+                Err(e) if is_gone(&e) => continue,
                 Err(e) => return Err(e),
             }
             let waits = match syscall::parse(&self.text, &syscall::HERE) {

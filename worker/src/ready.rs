@@ -24,8 +24,10 @@ const SHARE: u32 = 25;
 const TABLE_SHARE: u32 = 100;
 /// When it is time to say what the app does instead.
 const HINT: Duration = Duration::from_secs(5);
-/// How long a process may be out of sight until that is a failure: a program that changes its user shows itself soon.
+/// How long the first process may be out of sight until that is a failure: a program that changes its user shows itself soon.
 const OUT_OF_SIGHT: Duration = Duration::from_millis(250);
+/// The same for those below it, which may be helpers of other users (sudo, ping) that the app waits for.
+const HELPER_OUT_OF_SIGHT: Duration = Duration::from_secs(2);
 /// The same for a process that waits in an io_uring, which may also be for a file.
 const IN_RING: Duration = Duration::from_secs(1);
 /// The way out of everything that cannot be seen.
@@ -162,7 +164,7 @@ impl Watch {
             self.next_table = now + INTERVAL.max((sys::cpu_time() - before) * TABLE_SHARE);
         }
         if let Some((pid, lasted)) = self.denied.lasts(seen.denied, now)
-            && lasted >= OUT_OF_SIGHT
+            && lasted >= if pid == app { OUT_OF_SIGHT } else { HELPER_OUT_OF_SIGHT }
         {
             return Verdict::Failed(format!(
                 "cannot observe process {pid} of the app (/proc/{pid} may not be read: another user, a program that \

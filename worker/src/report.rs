@@ -46,6 +46,11 @@ impl Reports {
         (!self.gone).then(|| (self.pipe.as_fd(), events))
     }
 
+    /// The master reads more slowly than the worker reports.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.outbox.pending().len() > 64 << 10
+    }
+
     /// Nobody reads the reports any more.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone

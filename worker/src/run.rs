@@ -140,8 +140,11 @@ impl Run {
     pub(crate) fn heard(&mut self, reports: &mut Reports) {
         while let Some(said) = self.notify.as_ref().and_then(Notify::receive) {
             if let Some(status) = said.status.filter(|s| self.status.as_ref() != Some(s)) {
-                reports.send(&FromWorker::Status(status.clone()));
-                self.status = Some(status);
+                // An app that says more than the master reads is heard again when there is room.
+                if !reports.is_behind() {
+                    reports.send(&FromWorker::Status(status.clone()));
+                    self.status = Some(status);
+                }
             }
             if said.ready
                 && let State::Booting(watch) = &self.state

@@ -323,7 +323,8 @@ pub(crate) fn autobound_datagram() -> io::Result<(OwnedFd, Vec<u8>)> {
         check(libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut length))?;
     }
     let name = address.sun_path.iter().take((length as usize).saturating_sub(family)).skip(1);
-    let name = name.map(|c| c.cast_unsigned()).collect();
+    // Signed on one architecture, unsigned on the other.
+    let name = name.flat_map(|c| c.to_ne_bytes()).collect();
     Ok((fd, name))
 }
 
