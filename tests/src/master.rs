@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::Signal;
 use proto::control::{Stats, WorkerStatus};
 
-use crate::binaries::binary;
+use crate::binaries::{binary, folder};
 use crate::ctl::{self, Ctl, Output};
 use crate::http::{self, Address};
 use crate::lines::{Lines, Vain};
@@ -27,8 +27,11 @@ pub struct Start<'a> {
     wrap: Vec<OsString>,
     options: Vec<OsString>,
     listen: Vec<OsString>,
-    workers: u32,
+    workers: Option<u32>,
     soak: OsString,
+    bin: PathBuf,
+    stdout: Option<Arc<OwnedFd>>,
+    listener: Option<Arc<OwnedFd>>,
     command: Option<Vec<OsString>>,
     env: Vec<(OsString, OsString)>,
     socket: PathBuf,
@@ -41,8 +44,11 @@ impl<'a> Start<'a> {
             wrap: Vec::new(),
             options: Vec::new(),
             listen: vec!["tcp://127.0.0.1:0".into()],
-            workers: 2,
+            workers: Some(2),
             soak: "0s".into(),
+            bin: folder().to_owned(),
+            stdout: None,
+            listener: None,
             command: Some(vec![binary("fixture").into()]),
             env: Vec::new(),
             socket: site.socket(),
@@ -52,7 +58,35 @@ impl<'a> Start<'a> {
     /// This many slots.
     #[must_use]
     pub fn workers(mut self, workers: u32) -> Self {
-        self.workers = workers;
+        self.workers = Some(workers);
+        self
+    }
+
+    /// As many slots as the master takes by itself.
+    #[must_use]
+    pub fn default_workers(mut self) -> Self {
+        self.workers = None;
+        self
+    }
+
+    /// The binaries of another folder.
+    #[must_use]
+    pub fn bin(mut self, folder: &Path) -> Self {
+        self.bin = folder.to_owned();
+        self
+    }
+
+    /// A standard output of the test's own; [`Master::stdout`] stays empty.
+    #[must_use]
+    pub fn stdout(mut self, to: OwnedFd) -> Self {
+        self.stdout = Some(Arc::new(to));
+        self
+    }
+
+    /// A listening socket handed over by LISTEN_FDS, as a service manager does.
+    #[must_use]
+    pub fn inherit(mut self, listener: OwnedFd) -> Self {
+        self.listener = Some(Arc::new(listener));
         self
     }
 
@@ -114,10 +148,17 @@ impl<'a> Start<'a> {
 
     fn spawn(&self) -> (Child, Arc<Lines>, Arc<Lines>) {
         let mut words = self.wrap.clone();
-        words.push(binary("master").into());
+        if self.listener.is_some() {
+            // The master's own pid, which nobody knows before it runs.
+            words.extend(["sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh"].map(OsString::from));
+        }
+        words.push(self.bin.join("master").into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg("--dir").arg(self.site.current());
-        command.arg("--workers").arg(self.workers.to_string()).arg("--soak").arg(&self.soak);
+        if let Some(workers) = self.workers {
+            command.arg("--workers").arg(workers.to_string());
+        }
+        command.arg("--soak").arg(&self.soak);
         command.arg("--name").arg("site").arg("--socket").arg(&self.socket);
         command.arg("--state").arg(self.site.root().join("state")).args(&self.options);
         for address in &self.listen {
@@ -133,13 +174,20 @@ impl<'a> Start<'a> {
         // The mark by which everything of this site is found again.
         command.env("TEST_SITE", self.site.root()).envs(self.env.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.site.root());
+        if let Some(listener) = &self.listener {
+            sys::hand_over(&mut command, listener.try_clone().expect("a descriptor"), 3);
+        }
+        let stdout = match &self.stdout {
+            Some(to) => to.try_clone().expect("a descriptor").into(),
+            None => Stdio::piped(),
+        };
         let mut child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stdout = Lines::read(child.stdout.take().expect("a pipe"));
+        let stdout = child.stdout.take().map_or_else(Arc::default, Lines::read);
         let stderr = Lines::read(child.stderr.take().expect("a pipe"));
         self.site.scene().keep("master's stdout", &stdout);
         self.site.scene().keep("master's stderr", &stderr);
@@ -200,7 +248,9 @@ impl<'a> Start<'a> {
     pub fn run(self) -> Output {
         let (mut child, stdout, stderr) = self.spawn();
         let status = child.wait().expect("wait");
-        let _ = stdout.wait_closed(self.site.deadline());
+        if self.stdout.is_none() {
+            let _ = stdout.wait_closed(self.site.deadline());
+        }
         let _ = stderr.wait_closed(self.site.deadline());
         Output { code: status.code(), stdout: stdout.text(), stderr: stderr.text() }
     }

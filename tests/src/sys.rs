@@ -3,6 +3,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::libc;
@@ -46,6 +48,23 @@ pub fn backlog(listener: &OwnedFd) -> io::Result<u32> {
     let got = unsafe { libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &mut length) };
     // For a listening socket the kernel puts its backlog there (tcp_get_info).
     if got == 0 { Ok(info.tcpi_sacked) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives a descriptor to a program that is about to be started, under this number.
+pub fn hand_over(command: &mut Command, fd: OwnedFd, number: RawFd) {
+    let give = move || {
+        // SAFETY: dup2 and fcntl take numbers; `fd` is open, as the closure owns it.
+        let done = unsafe {
+            if fd.as_raw_fd() == number {
+                libc::fcntl(number, libc::F_SETFD, 0)
+            } else {
+                libc::dup2(fd.as_raw_fd(), number)
+            }
+        };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure makes one async-signal-safe system call and allocates nothing.
+    unsafe { command.pre_exec(give) };
 }
 
 static WAKE: AtomicI32 = AtomicI32::new(-1);

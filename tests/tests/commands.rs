@@ -468,3 +468,113 @@ fn a_signal_reaches_every_app() {
     });
     master.ctl(&["signal", "NONSENSE"]).expect(2);
 }
+
+#[test]
+fn a_put_back_worker_that_crashes_is_respawned_once() {
+    let site = Site::new();
+    let master = site.steady("41", "", 3);
+    // 42 takes slots 0 and 1; when it fails in slot 2, the put-back 41 of slot 1 waits at a gate, that of slot 0 serves.
+    site.release("42", "slot 2 gate fail\nslot 2 exit 1");
+    site.deploy("42");
+    let ctl = master.ctl_start(&["phased-restart"]);
+    let waiting = site.arrival("fail");
+    site.release("41", "slot 1 gate back\nslot 0 die-gate die 1");
+    waiting.open();
+    // It serves, crashes, and its respawn serves: the rollback goes on.
+    site.arrival("die").open();
+    let second = site.arrival("die");
+    let back = site.arrival("back");
+    assert_eq!(master.stats().state, "rolling_back");
+    back.open();
+    ctl.end().expect(3);
+    let stats = master.stats();
+    assert!(all_on(&stats, "41") && stats.state == "steady", "{stats:#?}");
+    drop(second);
+}
+
+#[test]
+fn a_put_back_worker_that_crashes_twice_is_degraded() {
+    let site = Site::new();
+    let master = site.steady("41", "", 3);
+    site.release("42", "slot 2 gate fail\nslot 2 exit 1");
+    site.deploy("42");
+    let ctl = master.ctl_start(&["phased-restart"]);
+    let waiting = site.arrival("fail");
+    site.release("41", "slot 1 gate back\nslot 0 die-gate die 1");
+    waiting.open();
+    site.arrival("die").open();
+    site.arrival("die").open();
+    let said = ctl.end().expect(4);
+    assert!(said.stderr.contains("phased restart failed"), "{}", said.stderr);
+    assert_eq!(master.stats().last_rollout.expect("a rollout").outcome, "degraded");
+    // Later it boots, and so does the other: steady by itself.
+    site.open("back");
+    site.release("41", "");
+    master.until_state("steady");
+    master.until("all on 41", |stats| all_on(stats, "41"));
+}
+
+#[test]
+fn with_surge_0_a_slot_whose_old_worker_crashes_is_the_next_one() {
+    let site = Site::new();
+    site.release("41", "");
+    site.deploy("41");
+    let master = site.master().workers(3).options(&["--surge", "0", "--max-unavailable", "1"]).start();
+    master.until_state("steady");
+    site.release("42", "gate boot");
+    site.deploy("42");
+    let ctl = master.ctl_start(&["phased-restart"]);
+    let first = site.arrival("boot");
+    assert_eq!(first.app.slot, "0");
+    let victim = master.app_pids().into_iter().next_back().expect("slot 2's");
+    process::signal(victim, Signal::SIGKILL);
+    site.until_ended(victim);
+    master.until_step(0, "the crash is known", |step| step.starts_with("> exited"));
+    first.open();
+    let second = site.arrival("boot");
+    assert_eq!(second.app.slot, "2", "the one that is empty anyway");
+    second.open();
+    site.open("boot");
+    ctl.end().expect(0);
+    assert!(all_on(&master.stats(), "42"));
+}
+
+#[test]
+fn restarting_and_scaling_while_held() {
+    let site = Site::new();
+    let master = site.steady("41", "", 3);
+    site.release("42", "");
+    site.deploy("42");
+    master.ctl(&["phased-restart", "--hold"]).expect(0);
+    master.ctl(&["restart", "1"]).expect(0);
+    let stats = master.stats();
+    assert_eq!(ready(&stats), [(0, "42".into()), (1, "41".into()), (2, "42".into())]);
+    assert_eq!((stats.state.as_str(), stats.old_workers), ("held", 1));
+    master.ctl(&["scale", "-1"]).expect(0);
+    assert_eq!(ready(&master.stats()), [(0, "42".into()), (1, "41".into())]);
+    assert_eq!(master.stats().state, "held");
+    master.ctl(&["abort"]).expect(1);
+    master.ctl(&["rollback"]).expect(0);
+    assert!(all_on(&master.stats(), "41"));
+}
+
+#[test]
+fn a_rollback_over_a_slot_in_backoff_is_degraded() {
+    let site = Site::new();
+    let master = site.steady("41", "", 3);
+    site.release("41", "slot 2 exit 1");
+    process::signal(master.app_pids()[2], Signal::SIGKILL);
+    master.until("slot 2 waits", |stats| stats.worker_status.iter().any(|worker| worker.state == "backoff"));
+    // 42 fills the empty slot first and fails in the next one: slot 2 cannot be put back.
+    site.release("42", "slot 0 exit 1\nslot 1 exit 1");
+    master.roll("42").expect(4);
+    let stats = master.stats();
+    assert_eq!(
+        (stats.state.as_str(), stats.last_rollout.expect("a rollout").outcome.as_str()),
+        ("degraded", "degraded")
+    );
+    assert_eq!(stats.booted_workers, 3, "the candidate that serves stays");
+    site.release("41", "");
+    master.until_state("steady");
+    master.until("all on 41", |stats| all_on(stats, "41"));
+}

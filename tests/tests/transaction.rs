@@ -318,13 +318,13 @@ fn at_full_speed_good_and_bad_lose_nothing() {
     }
 }
 
-/// The bar is a hundred; `$ROLLS` says how many are tried here.
+/// `$ROLLS` says how many.
 #[test]
 fn many_restarts_in_a_row_lose_nothing_and_leave_nothing() {
-    let rolls: u32 = std::env::var("ROLLS").ok().and_then(|rolls| rolls.parse().ok()).unwrap_or(40);
+    let rolls: u32 = std::env::var("ROLLS").ok().and_then(|rolls| rolls.parse().ok()).unwrap_or(100);
     let site = Site::new();
     let master = site.steady("0", "", 2);
-    site.release("broken", "daemon\nchildren 2\nslot 1 exit 1");
+    site.release("broken", "children 2\nslot 1 exit 1");
     let load = Load::start(&master.address());
     load.more(20);
     let before = process::descriptors(master.pid());
