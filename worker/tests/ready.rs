@@ -155,16 +155,44 @@ fn what_waits_for_something_else_is_not_ready() {
 
 #[test]
 fn a_process_that_cannot_be_looked_at_fails_soon() {
-    // Only for others than root: root sees everything.
-    if nix::unistd::geteuid().is_root() {
+    if !has("python3") || !has("setpriv") {
         return;
     }
+    // The app forbids it, and the worker is no root that may all the same.
     let app = "import ctypes, time\nctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\ntime.sleep(1000)";
-    let Some(worker) = python(app, &listener()) else { return };
-    let Some(FromWorker::BootFailed(report)) = worker.seen.last() else { panic!("{:#?}", worker.seen) };
+    let (release, socket) = (Release::empty().file("app", 0o644, app), listener());
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set=-sys_ptrace", env!("CARGO_BIN_EXE_worker"), "slot 2"]);
+    if !nix::unistd::geteuid().is_root() {
+        // Only root can give that up, and only root has it.
+        command = std::process::Command::new(env!("CARGO_BIN_EXE_worker"));
+    }
+    let mut worker = Worker::start_as(&mut command, &[&socket]);
+    worker.order(&ToWorker::Boot(spec(&release, &["python3", "app"], &[&socket])));
+    let report = worker.refused();
     assert!(report.message.starts_with("cannot observe process"), "{}", report.message);
     assert!(report.message.ends_with("use --ready notify or --ready alive:5s"), "{}", report.message);
-    assert!(report.millis < 5000);
+    assert!(report.millis < 20_000, "{}", report.millis);
+    assert_eq!(worker.end().0, Some(0));
+}
+
+#[test]
+fn a_ring_that_says_nothing_fails_soon() {
+    // io_uring_setup and io_uring_enter, which waits for a completion that never comes.
+    let app = "
+import ctypes, sys
+libc = ctypes.CDLL(None)
+ring = libc.syscall(425, 8, (ctypes.c_uint8 * 120)())
+if ring < 0: sys.exit('no io_uring here')
+libc.syscall(426, ring, 0, 1, 1, None, 0)
+";
+    let Some(worker) = python(app, &listener()) else { return };
+    let Some(FromWorker::BootFailed(report)) = worker.seen.last() else { panic!("{:#?}", worker.seen) };
+    if report.output.starts_with(b"no io_uring here") {
+        return;
+    }
+    assert!(report.message.contains("it waits in an io_uring"), "{}", report.message);
+    assert!(report.message.ends_with("use --ready notify or --ready alive:5s"), "{}", report.message);
 }
 
 #[test]
