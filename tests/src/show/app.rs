@@ -53,9 +53,8 @@ pub fn run() -> io::Result<()> {
     };
     tell("boot");
     // The release profile would abort; an app of the world exits.
-    let shown = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        shown(info);
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("thread 'main' {info}");
         process::exit(101);
     }));
     let version = fs::read_to_string("version")?.trim().to_owned();

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ use crate::{control, process};
 
 /// The longest that anything here is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A signal ends this program.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// A temporary folder; it and all processes of its master go away with it.
 #[derive(Debug)]
@@ -44,6 +47,13 @@ pub struct Master {
     root: PathBuf,
     socket: PathBuf,
     log: Receiver<(Duration, String)>,
+}
+
+/// Does not return when a signal ends this program: errors are then no more than its consequence.
+pub fn unless_ending() {
+    while ENDING.load(Ordering::SeqCst) {
+        thread::park();
+    }
 }
 
 /// A program that is built beside this one.
@@ -76,6 +86,7 @@ impl Place {
         set.thread_block().context("blocking signals")?;
         thread::spawn(move || {
             if let Ok(signal) = set.wait() {
+                ENDING.store(true, Ordering::SeqCst);
                 process::kill_site(&root);
                 let _ = fs::remove_dir_all(&root);
                 eprintln!("\nended by {signal}; everything that was started is gone");

@@ -60,6 +60,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            tests::show::place::unless_ending();
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
         }
