@@ -481,7 +481,10 @@ fn a_put_back_worker_that_crashes_is_respawned_once() {
     site.release("41", "slot 1 gate back\nslot 0 die-gate die 1");
     waiting.open();
     // It serves, crashes, and its respawn serves: the rollback goes on.
-    site.arrival("die").open();
+    let first = site.arrival("die");
+    let serves = |stats: &proto::control::Stats| ready(stats).contains(&(0, "41".into()));
+    master.until("slot 0 is put back", serves);
+    first.open();
     let second = site.arrival("die");
     let back = site.arrival("back");
     assert_eq!(master.stats().state, "rolling_back");
@@ -502,8 +505,14 @@ fn a_put_back_worker_that_crashes_twice_is_degraded() {
     let waiting = site.arrival("fail");
     site.release("41", "slot 1 gate back\nslot 0 die-gate die 1");
     waiting.open();
-    site.arrival("die").open();
-    site.arrival("die").open();
+    for _ in 0..2 {
+        let serving = site.arrival("die");
+        let pid = serving.app.pid as u32;
+        master.until("slot 0 is put back", |stats| {
+            stats.worker_status.iter().any(|worker| worker.app_pid == Some(pid) && worker.state == "ready")
+        });
+        serving.open();
+    }
     let said = ctl.end().expect(4);
     assert!(said.stderr.contains("phased restart failed"), "{}", said.stderr);
     assert_eq!(master.stats().last_rollout.expect("a rollout").outcome, "degraded");
