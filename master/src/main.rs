@@ -6,6 +6,7 @@
 mod address;
 mod child;
 mod cli;
+mod clients;
 mod control;
 mod holder;
 mod leftovers;
@@ -17,10 +18,13 @@ mod release;
 mod request;
 mod settings;
 mod shell;
+mod signals;
+mod sockets;
 mod stats;
 mod sys;
 mod timers;
 mod token;
+mod workers;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;

@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::frame::MAX_BODY;
+/// The largest body of a message, in bytes (1 MiB).
+pub const MAX_BODY: usize = 1 << 20;
 
 /// Why bytes are not a message. The connection that sent them is closed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

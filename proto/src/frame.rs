@@ -8,10 +8,8 @@ use core::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use crate::codec::MAX_BODY;
 use crate::codec::{self, CodecError};
-
-/// The largest body of a frame, in bytes (1 MiB).
-pub const MAX_BODY: usize = 1 << 20;
 
 const HEADER: usize = 4;
 

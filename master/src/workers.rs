@@ -1,0 +1,230 @@
+//! What workers say and how they end, as events for the mind; what they reported, for people.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use proto::worker::{BootReport, ExitReport, ExitStatus, FromWorker, Stage};
+use proto::{Incarnation, Slot};
+use rollout::{Event, WorkerState};
+
+use crate::child::{self, Child};
+use crate::narrate;
+use crate::shell::Shell;
+use crate::timers::unix_millis;
+use crate::token::Token;
+
+/// How many boot reports are kept beside those of living workers.
+const KEPT_REPORTS: usize = 16;
+
+impl Shell {
+    /// Waits for every child that has ended; its pipe is read to the end before its end is told.
+    pub(crate) fn reap(&mut self) {
+        let mut dead = Vec::new();
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => dead.push((pid.as_raw(), ExitStatus::Code(code))),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    dead.push((pid.as_raw(), ExitStatus::Signal(signal as i32)))
+                }
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,
+                Err(Errno::EINTR) | Ok(_) => {}
+                Err(e) => {
+                    tracing::error!("waitpid: {e}");
+                    break;
+                }
+            }
+        }
+        for (pid, status) in dead {
+            let worker = self.children.values().find(|c| c.pid == Some(pid)).map(|c| c.id);
+            if let Some(id) = worker {
+                self.worker_died(id, status);
+            }
+        }
+        let workers = child::pids(self.children.values());
+        let site = &self.site;
+        for id in self.leftovers.cleared(&workers, |id| site.token(id)) {
+            self.gone(id);
+        }
+    }
+
+    pub(crate) fn worker_died(&mut self, id: Incarnation, status: ExitStatus) {
+        self.hear_worker(id);
+        let Some(child) = self.children.get_mut(&id) else { return };
+        child.pid = None;
+        let (app_pid, reported, slot) = (child.app_pid, child.reported, child.slot);
+        let state = self.mind.workers().find(|(worker, _)| *worker == id).map(|(_, w)| w.state);
+        let silent = match state {
+            Some(WorkerState::Booting) if !reported => Some(self.stage_of(id)),
+            Some(WorkerState::Ready) => Some(Stage::Soak),
+            _ => None,
+        };
+        if let Some(stage) = silent {
+            let message = format!("its worker process {}", narrate::exit(status));
+            self.last_exits.insert(slot, message.clone());
+            self.file_report(self.report(id, stage, message));
+        }
+        let workers = child::pids(self.children.values());
+        let site = &self.site;
+        if self.leftovers.worker_died(id, app_pid, &workers, |id| site.token(id)) {
+            self.feed(Event::Lost(id));
+        } else {
+            self.gone(id);
+        }
+    }
+
+    pub(crate) fn gone(&mut self, id: Incarnation) {
+        self.feed(Event::Gone(id));
+        self.children.remove(&id);
+        self.listen_again();
+    }
+
+    /// An app may have asked for a small backlog.
+    pub(crate) fn listen_again(&self) {
+        for listener in &self.listeners {
+            listener.listen_again();
+        }
+    }
+
+    pub(crate) fn watch(&self, fd: Option<BorrowedFd<'_>>, flags: EpollFlags, token: Token) {
+        if let Some(fd) = fd
+            && let Err(e) = self.epoll.add(fd, EpollEvent::new(flags, token.pack()))
+            && e != Errno::EEXIST
+        {
+            tracing::error!("epoll: cannot watch {token:?}: {e}");
+        }
+    }
+
+    /// Sends a worker something, and watches its pipe when that does not fit at once.
+    pub(crate) fn tell(&mut self, id: Incarnation, message: &proto::worker::ToWorker) {
+        if self.children.get_mut(&id).is_some_and(|child| child.send(message)) {
+            let fd = self.children.get(&id).and_then(Child::commands_fd);
+            self.watch(fd, EpollFlags::EPOLLOUT, Token::Commands(id));
+        }
+    }
+
+    pub(crate) fn flush_commands(&mut self, id: Incarnation) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if !child.flush()
+            && let Some(fd) = child.commands_fd()
+        {
+            let _ = self.epoll.delete(fd);
+        }
+    }
+
+    pub(crate) fn hear_worker(&mut self, id: Incarnation) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        let heard = child.hear();
+        for message in heard.messages {
+            self.take_message(id, message);
+        }
+        if let Some(error) = heard.broken {
+            tracing::error!("worker {id}: {error}; it is ended");
+            if let Some(child) = self.children.get(&id) {
+                child.kill();
+            }
+        }
+    }
+
+    pub(crate) fn take_message(&mut self, id: Incarnation, message: FromWorker) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if let FromWorker::Hello(hello) = &message {
+            child.greeted = true;
+            if let Err(mismatch) = hello.check() {
+                self.refuse_worker(id, &mismatch.to_string());
+            }
+            return;
+        }
+        if !child.greeted {
+            self.refuse_worker(id, "it did not say Hello first");
+            return;
+        }
+        match message {
+            FromWorker::Hello(_) => {}
+            FromWorker::Stage(stage) => {
+                tracing::debug!("worker {id}: stage {stage}");
+                child.stage = stage;
+            }
+            FromWorker::Started { app_pid } => child.app_pid = Some(app_pid),
+            FromWorker::Hint(text) => tracing::warn!("slot {}: {text}", child.slot),
+            FromWorker::Status(text) => child.status = Some(text),
+            FromWorker::Booted { evidence, boot_us } => {
+                child.reported = true;
+                (child.evidence, child.boot_us) = (Some(evidence), Some(boot_us));
+                self.feed(Event::Booted(id));
+            }
+            FromWorker::BootFailed(report) => {
+                child.reported = true;
+                let (slot, release_gone) = (child.slot, report.release_gone);
+                // A worker speaks for itself alone.
+                let report = BootReport { incarnation: id, slot, ..*report };
+                self.last_exits.insert(slot, report.message.clone());
+                self.file_report(report);
+                self.feed(Event::BootFailed { worker: id, release_gone });
+                self.listen_again();
+            }
+            FromWorker::Exited(exited) => self.app_exited(id, *exited),
+        }
+    }
+
+    pub(crate) fn app_exited(&mut self, id: Incarnation, exited: ExitReport) {
+        let message = narrate::exit(exited.status);
+        let mut report = self.report(id, Stage::Soak, message.clone());
+        report.exit = Some(exited.status);
+        report.millis = exited.millis;
+        report.output = exited.output;
+        self.last_exits.insert(report.slot, message);
+        if exited.dropped_lines > 0 {
+            tracing::warn!("slot {}: {} lines of output lost while it drained", report.slot, exited.dropped_lines);
+        }
+        if self.mind.workers().any(|(worker, w)| worker == id && w.state == WorkerState::Ready) {
+            self.file_report(report);
+        }
+        self.feed(Event::Exited(id));
+        self.listen_again();
+    }
+
+    pub(crate) fn refuse_worker(&mut self, id: Incarnation, why: &str) {
+        let message = format!("the worker cannot be used: {why}");
+        self.file_report(self.report(id, Stage::Spawn, message));
+        if let Some(child) = self.children.get_mut(&id) {
+            child.reported = true;
+            child.kill();
+        }
+    }
+
+    pub(crate) fn stage_of(&self, id: Incarnation) -> Stage {
+        self.children.get(&id).map_or(Stage::Spawn, |c| c.stage)
+    }
+
+    /// A report in the master's own words, where the worker could not give one.
+    pub(crate) fn report(&self, id: Incarnation, stage: Stage, message: String) -> BootReport {
+        let child = self.children.get(&id);
+        BootReport {
+            slot: child.map_or(Slot(0), |c| c.slot),
+            incarnation: id,
+            phase: child.map_or(proto::Phase(0), |c| c.phase),
+            release: child.map_or_else(Vec::new, |c| self.releases.bytes(c.release)),
+            stage,
+            message,
+            exit: None,
+            millis: child.map_or(0, |c| unix_millis().saturating_sub(c.started_at)),
+            output: Vec::new(),
+            release_gone: false,
+        }
+    }
+
+    /// Keeps a report for whoever asks.
+    pub(crate) fn file_report(&mut self, report: BootReport) {
+        self.last_report = Some(report.clone());
+        self.reports.insert(report.incarnation, report);
+        while self.reports.len() > KEPT_REPORTS {
+            self.reports.pop_first();
+        }
+    }
+
+    pub(crate) fn report_of(&self, id: Incarnation) -> Option<&BootReport> {
+        self.reports.get(&id)
+    }
+}
