@@ -229,7 +229,7 @@ impl Lead {
 
     /// The connection cannot be understood any more: as if the master had closed it.
     fn misunderstood(&mut self, why: &str) -> ControlFlow<()> {
-        eprintln!("worker: the master's orders are not understood: {why}");
+        complain!("the master's orders are not understood: {why}");
         self.master_gone()
     }
 

@@ -4,6 +4,14 @@
 //! [`proto::worker::FromWorker`] on fd 3, and holds the listening sockets from fd 4 on. It knows nothing of other slots and
 //! decides nothing about its own. When it ends, nothing of its app is left.
 
+/// Says something on the master's stderr; not with `eprintln!`, which panics when nobody reads that any more.
+macro_rules! complain {
+    ($($what:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "worker: {}", format_args!($($what)*));
+    }};
+}
+
 mod app;
 mod boot;
 mod cli;
@@ -48,12 +56,12 @@ fn main() {
     let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     if let Err(e) = nix::sys::prctl::set_child_subreaper(true) {
         // Daemonised processes would escape; everything else works.
-        eprintln!("worker: cannot become a subreaper: {e}");
+        complain!("cannot become a subreaper: {e}");
     }
     match lead::Lead::new(orders, reports) {
         Ok(lead) => lead.work(),
         Err(e) => {
-            eprintln!("worker: cannot receive signals: {e}");
+            complain!("cannot receive signals: {e}");
             exit(1);
         }
     }

@@ -34,7 +34,7 @@ impl Reports {
         if !self.gone {
             // Every report is bounded far below a frame's limit by what goes into it.
             if let Err(e) = self.outbox.push(report) {
-                eprintln!("worker: a report could not be sent: {e}");
+                complain!("a report could not be sent: {e}");
             }
             self.flush();
         }
