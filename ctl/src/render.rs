@@ -12,6 +12,9 @@ use crate::exit::Failure;
 /// How many of the app's last lines a failure shows; `ctl report` has them all.
 const LINES: usize = 20;
 
+/// How many frames of a backtrace it shows.
+const FRAMES: usize = 5;
+
 /// How much of one such line it shows, in characters.
 const WIDTH: usize = 2000;
 
@@ -57,7 +60,7 @@ fn kind(kind: &str) -> String {
 fn excerpt(out: &mut String, report: &BootReport) {
     headline(out, "  ", report);
     let output = text(&report.output);
-    let lines: Vec<&str> = output.trim_end().lines().collect();
+    let lines = without_deep_frames(output.trim_end());
     let cut = lines.len().saturating_sub(LINES);
     if cut > 0 {
         let s = if cut == 1 { "" } else { "s" };
@@ -69,6 +72,27 @@ fn excerpt(out: &mut String, report: &BootReport) {
             None => quoted(out, line),
         }
     }
+}
+
+/// The lines of an app's output; of each backtrace that comes *after* its error (Ruby's, Node's, Java's) the nearest frames
+/// alone, as the error itself would be cut off otherwise.
+fn without_deep_frames(output: &str) -> Vec<&str> {
+    let is_frame = |line: &str| {
+        let text = line.trim_start();
+        text.len() < line.len() && (text.starts_with("from ") || text.starts_with("at "))
+    };
+    let mut frames = 0;
+    let mut lines = Vec::new();
+    for line in output.lines() {
+        frames = if is_frame(line) { frames + 1 } else { 0 };
+        match frames {
+            0..=FRAMES => lines.push(line),
+            // Its indentation is that of the frames.
+            n if n == FRAMES + 1 => lines.push("\t… (deeper frames: ctl report)"),
+            _ => {}
+        }
+    }
+    lines
 }
 
 fn quoted(out: &mut String, line: &str) {
@@ -237,5 +261,23 @@ fn age(at: UnixMillis, now: SystemTime) -> String {
         60..3600 => format!("{minutes}m{:02}s", s % 60),
         3600..86_400 => format!("{hours}h{minutes:02}m"),
         _ => format!("{days}d{hours:02}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_before_its_backtrace_is_not_pushed_out() {
+        let mut output = String::from("config.ru:1:in `require': cannot load such file -- gem_x (LoadError)\n");
+        for n in 0..40 {
+            output.push_str(&format!("\tfrom config.ru:{n}:in `deep'\n"));
+        }
+        output.push_str("bye\n");
+        let lines = without_deep_frames(&output);
+        assert_eq!(lines.len(), 1 + FRAMES + 1 + 1);
+        assert!(lines[0].ends_with("(LoadError)"));
+        assert_eq!(lines[lines.len() - 1], "bye");
     }
 }
