@@ -23,7 +23,7 @@ const ARRAY_BYTES: u64 = 512 << 10;
 pub(crate) struct Seen {
     /// A process waits on an inherited listener.
     pub(crate) waiting: bool,
-    /// A living process that may not be looked at.
+    /// A living process that may not be looked at; of several, the oldest generation's.
     pub(crate) denied: Option<i32>,
     /// A process that holds an inherited listener and waits in an io_uring, whose requests cannot be seen.
     pub(crate) ring: Option<i32>,
@@ -87,9 +87,11 @@ impl Looker {
                 // A process that ends has nothing to show either; ESRCH comes from within its directory. But the first one is
                 // there until the worker reaps it: who cannot see it sees no other user's processes (hidepid).
                 Err(e) if is_gone(&e) && pid == app && Dir::open(&format!("/proc/{pid}")).is_err() => {
-                    seen.denied = Some(pid);
+                    seen.denied.get_or_insert(pid);
                 }
-                Err(e) if e.kind() == ErrorKind::PermissionDenied && procfs::is_alive(pid) => seen.denied = Some(pid),
+                Err(e) if e.kind() == ErrorKind::PermissionDenied && procfs::is_alive(pid) => {
+                    seen.denied.get_or_insert(pid);
+                }
                 _ => {}
             }
         }

@@ -79,16 +79,17 @@ impl Trouble {
 impl Watch {
     /// Begins to watch an app that has just been executed.
     pub(crate) fn new(spec: &BootSpec, listeners: &[OwnedFd], since: Instant, now: Instant) -> Self {
+        let deadline = since + Duration::from_millis(spec.boot_timeout_ms).min(FAR);
         Self {
             how: spec.ready,
             since,
             executed: now,
-            deadline: since + Duration::from_millis(spec.boot_timeout_ms).min(FAR),
+            deadline,
             next: match spec.ready {
                 Ready::Accepting => now + FIRST_LOOK,
                 Ready::Alive(ms) | Ready::NotifyOrAlive(ms) => now + Duration::from_millis(ms).min(FAR),
                 // Nothing to look for; its message comes.
-                Ready::Notify => now + HINT,
+                Ready::Notify => deadline,
             },
             next_table: now,
             hinted: false,
@@ -129,15 +130,11 @@ impl Watch {
                 ));
             }
             Ready::Notify => {
-                if now >= self.deadline {
-                    let timeout = self.deadline - self.since;
-                    return Verdict::Failed(format!(
-                        "did not say READY=1 on NOTIFY_SOCKET within {timeout:?}; use --ready accepting or --ready \
-                         alive:5s if it never does, or raise --boot-timeout"
-                    ));
-                }
-                self.next = self.deadline;
-                return Verdict::Wait;
+                let timeout = self.deadline - self.since;
+                return Verdict::Failed(format!(
+                    "did not say READY=1 on NOTIFY_SOCKET within {timeout:?}; use --ready accepting or --ready alive:5s \
+                     if it never does, or raise --boot-timeout"
+                ));
             }
         }
         if listeners.is_empty() {
@@ -154,14 +151,14 @@ impl Watch {
         if self.looker.serves(&seen) {
             return Verdict::Ready(Evidence::Accepting);
         }
-        let cost = sys::cpu_time() - before;
+        let cost = sys::cpu_time().saturating_sub(before);
         if self.looker.needs_tables(&seen) && now >= self.next_table {
             let before = sys::cpu_time();
             if self.looker.serves_by_tables(&seen) {
                 return Verdict::Ready(Evidence::Accepting);
             }
             // They are as long as the machine is busy.
-            self.next_table = now + INTERVAL.max((sys::cpu_time() - before) * TABLE_SHARE);
+            self.next_table = now + INTERVAL.max(sys::cpu_time().saturating_sub(before) * TABLE_SHARE);
         }
         if let Some((pid, lasted)) = self.denied.lasts(seen.denied, now)
             && lasted >= if pid == app { OUT_OF_SIGHT } else { HELPER_OUT_OF_SIGHT }

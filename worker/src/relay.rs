@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
-use proto::worker::Bytes;
+use proto::worker::{Bytes, TAIL_BYTES};
 
 use crate::sys;
 use crate::tail::Tail;
@@ -84,6 +84,10 @@ impl Relay {
         for stream in self.streams.iter().filter(|s| !s.line.is_empty()) {
             tail.extend_from_slice(&stream.line);
             tail.push(b'\n');
+        }
+        if let Some(over) = tail.len().checked_sub(TAIL_BYTES).filter(|over| *over > 0) {
+            let rest = tail[over - 1..].iter().position(|b| *b == b'\n').unwrap_or(0);
+            tail.drain(..over + rest);
         }
         tail
     }
@@ -363,6 +367,21 @@ mod tests {
         relay.finish(0);
         assert_eq!(read_all(&reader), b"[slot 2 phase 3] two\n[slot 2 phase 3] three\n");
         assert_eq!(relay.tail(), b"one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn a_tail_with_an_unfinished_line_is_no_longer_than_any() {
+        let (mut relay, app, [reader, _]) = relay(None);
+        for _ in 0..8 {
+            sys::write(app.as_fd(), &[[b'x'; 9999].as_slice(), b"\n"].concat()).unwrap();
+            relay.turn();
+            read_all(&reader);
+        }
+        sys::write(app.as_fd(), &[b'y'; 9000]).unwrap();
+        relay.turn();
+        let tail = relay.tail();
+        assert!(tail.starts_with(&[b'x'; 9999]) && tail.ends_with(b"y\n"));
+        assert_eq!(tail.len(), 5 * 10_000 + 9001);
     }
 
     #[test]
