@@ -109,7 +109,11 @@ impl Rollout {
             None if release == old => self.known_good,
             _ => Code { release, phase: self.take_phase() },
         };
-        self.make_known_good(to, true);
+        if to == self.known_good {
+            self.confirmed = true;
+        } else {
+            self.make_known_good(to, true);
+        }
         out.push(Action::Reply { command: id, answer: Answer::Pinned { old, new: release } });
         Ok(())
     }

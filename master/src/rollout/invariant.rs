@@ -1,18 +1,20 @@
 //! The promises of the contract, as checks over one step: what the state was, what was done, what it is.
 //!
 //! P2 ready workers are never taken below the budget, P3 never too many instances, P4 a failed candidate costs no
-//! good worker, P5 no spawn outside a rollout uses untried code; and no timer is armed without a reason (P8).
+//! good worker and what it replaced is put back, P5 no spawn outside a rollout uses untried code, P6 everybody who
+//! waits is answered once, P8 no timer is armed without a reason.
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use proto::Slot;
 
-use crate::action::Action;
-use crate::event::Event;
+use crate::action::{Action, Answer, Outcome};
+use crate::event::{CommandId, Event, Timer};
 use crate::run::RunStage;
-use crate::slot::WorkerState;
+use crate::slot::{Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 /// Checks one step.
@@ -22,6 +24,11 @@ use crate::{Mode, Rollout};
 pub fn check(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
     check_drains(before, event, actions, after)?;
     check_spawns(before, actions, after)?;
+    check_retries(before, event, actions, after)?;
+    check_put_back(before, after)?;
+    check_ended(before, actions, after)?;
+    check_timers(before, event, actions, after)?;
+    check_answers(before, event, actions, after)?;
     check_state(after)
 }
 
@@ -49,6 +56,10 @@ fn check_drains(before: &Rollout, event: &Event, actions: &[Action], after: &Rol
                 after.ready_slots(),
                 after.needed()
             ));
+        }
+        // A surge is there so that a replacement is ready first.
+        if after.budget().surge > 0 && !after.is_ready(worker.slot) {
+            return Err(format!("P2: worker {id} is drained and nobody is ready in its slot"));
         }
         let rolling_back = matches!(after.run().map(|r| r.stage), Some(RunStage::RollingBack(_) | RunStage::GivingUp));
         let known_good = worker.code.release == before.known_good.release;
@@ -82,10 +93,173 @@ fn check_spawns(before: &Rollout, actions: &[Action], after: &Rollout) -> Result
             && after.run().is_some_and(|r| r.stage == RunStage::Rolling && r.to.release == *release);
         let good = [before.known_good.release, after.known_good.release].contains(release);
         let fallback = before.slot(*slot).is_some_and(|s| s.fallback == Some(*release) || s.resolving);
-        let trusted = candidate || good || (fallback && !after.is_refused(*release));
+        let failed = after.run().is_some_and(|r| r.stage != RunStage::Rolling && r.to.release == *release);
+        let trusted = candidate || good || (fallback && !after.is_refused(*release) && !failed);
         if !trusted {
             return Err(format!("P5: worker {worker} is spawned from release {}, which nobody trusts", release.0));
         }
+    }
+    Ok(())
+}
+
+/// P5: a boot that failed is not tried again at once, whatever else happens.
+fn check_retries(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    let (Event::BootFailed { worker: id, .. }
+    | Event::Exited(id)
+    | Event::Lost(id)
+    | Event::Gone(id)
+    | Event::Fired(Timer::BootLate(id))) = event
+    else {
+        return Ok(());
+    };
+    let failed = before.workers.get(id).filter(|w| w.state == WorkerState::Booting && !before.is_candidate(w));
+    for action in actions {
+        if let (Some(failed), Action::Spawn { worker, slot, release, .. }) = (failed, action)
+            && failed.slot == *slot
+            && failed.code.release == *release
+            && !after.workers.get(worker).is_some_and(|w| after.is_candidate(w))
+        {
+            return Err(format!("worker {id} did not boot and its slot {slot} is tried again at once"));
+        }
+    }
+    Ok(())
+}
+
+/// P4: a slot that is to be put back is, unless another release was made known-good.
+fn check_put_back(before: &Rollout, after: &Rollout) -> Result<(), String> {
+    if before.known_good != after.known_good || matches!(after.mode, Mode::Stopping { .. }) {
+        return Ok(());
+    }
+    for slot in before.slot_numbers() {
+        let wanted = |r: &Rollout| r.slot(slot).is_some_and(|s| s.put_back);
+        let foreign = |w: &Worker| w.code.release != after.known_good.release && !after.is_fallback(w);
+        let serves = after.living(slot).any(|(_, w)| w.state == WorkerState::Ready && foreign(w));
+        if wanted(before) && !wanted(after) && serves {
+            return Err(format!("P4: slot {slot} is not put back any more and serves other code"));
+        }
+    }
+    Ok(())
+}
+
+/// P4, P6: what the end of a rollout says is so.
+fn check_ended(before: &Rollout, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    let Some(run) = before.run() else { return Ok(()) };
+    for action in actions {
+        let Action::Ended(ended) = action else { continue };
+        if ended.stopped {
+            continue;
+        }
+        let all = after.slot_numbers().all(|s| after.is_ready(s));
+        let candidate = |w: &Worker| w.state == WorkerState::Ready && w.code == run.to;
+        if ended.outcome == Outcome::Aborted && !all {
+            return Err(String::from("P6: 'the old code serves everywhere' and a slot serves nobody"));
+        }
+        if ended.outcome == Outcome::Aborted
+            && run.to.release != after.known_good.release
+            && after.workers.values().any(candidate)
+        {
+            return Err(String::from("P4: 'the old code serves everywhere' and a refused candidate serves"));
+        }
+        let touched = |w: &Worker| w.state == WorkerState::Draining && run.touched.contains(&w.slot);
+        if after.workers.values().any(touched) {
+            return Err(String::from("the rollout has ended and something of it drains"));
+        }
+    }
+    Ok(())
+}
+
+/// Which timers a state needs, and which may be armed besides.
+fn timers(state: &Rollout) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
+    let (mut needed, mut allowed) = (BTreeSet::new(), BTreeSet::new());
+    for (id, worker) in &state.workers {
+        match worker.state {
+            WorkerState::Booting => needed.insert(Timer::BootLate(*id)),
+            WorkerState::Ready => false,
+            // Once it has fired the worker is being killed, and more cannot be done.
+            WorkerState::Draining if worker.killed => allowed.insert(Timer::Overdue(*id)),
+            WorkerState::Draining => needed.insert(Timer::Overdue(*id)),
+        };
+    }
+    for (slot, seat) in state.slots.iter().zip(0..) {
+        if slot.backoff {
+            needed.insert(Timer::Backoff(Slot(seat)));
+        }
+        if slot.healing {
+            needed.insert(Timer::Healthy(Slot(seat)));
+        }
+    }
+    if state.run().is_some_and(|r| r.stage == RunStage::Soaking) {
+        needed.insert(Timer::Soak);
+    }
+    (needed, allowed)
+}
+
+/// P8: every timer that is armed has a reason, and every reason its timer.
+fn check_timers(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    let (mut armed, mut maybe) = timers(before);
+    if let Event::Fired(timer) = event {
+        armed.remove(timer);
+        maybe.remove(timer);
+    }
+    for action in actions {
+        match action {
+            Action::Arm(timer, after) if after.is_zero() => return Err(format!("{timer} is armed for no time")),
+            Action::Arm(timer, _) => {
+                armed.insert(*timer);
+                maybe.remove(timer);
+            }
+            Action::Disarm(timer) => {
+                armed.remove(timer);
+                maybe.remove(timer);
+            }
+            _ => {}
+        }
+    }
+    let (needed, allowed) = timers(after);
+    if let Some(timer) = needed.iter().find(|t| !armed.contains(t)) {
+        return Err(format!("P8: {timer} should be armed and is not"));
+    }
+    if let Some(timer) = armed.iter().chain(&maybe).find(|t| !needed.contains(t) && !allowed.contains(t)) {
+        return Err(format!("P8: {timer} is armed without a reason"));
+    }
+    Ok(())
+}
+
+/// Everybody who waits for an answer.
+#[must_use]
+pub fn waiting(state: &Rollout) -> Vec<CommandId> {
+    let mut waiting: Vec<CommandId> = state.scaling.iter().map(|s| s.command).collect();
+    match &state.mode {
+        Mode::Running(run) => {
+            waiting.push(run.command);
+            waiting.extend(&run.aborts);
+        }
+        Mode::Stopping { waiting: stopping, .. } => waiting.extend(stopping),
+        Mode::Starting | Mode::Idle => {}
+    }
+    waiting
+}
+
+/// P6: who asks waits until the last word, and hears it once.
+fn check_answers(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    let mut open = waiting(before);
+    if let Event::Command { id, .. } = event {
+        open.push(*id);
+    }
+    for action in actions {
+        let Action::Reply { command, answer } = action else { continue };
+        let Some(at) = open.iter().position(|id| id == command) else {
+            return Err(format!("P6: command {} is answered and does not wait", command.0));
+        };
+        if !matches!(answer, Answer::Accepted { .. }) {
+            open.remove(at);
+        }
+    }
+    let mut still = waiting(after);
+    open.sort_unstable();
+    still.sort_unstable();
+    if open != still {
+        return Err(format!("P6: {open:?} should wait for an answer, {still:?} do"));
     }
     Ok(())
 }
@@ -105,6 +279,15 @@ fn check_state(after: &Rollout) -> Result<(), String> {
         if state.healing && state.crashes == 0 {
             return Err(format!("P8: slot {slot} has a healthy timer without a crash"));
         }
+        let bad = after.living(slot).any(|(_, w)| after.is_bad(w));
+        if after.mode == Mode::Idle && ready > 0 && !bad {
+            if state.failing {
+                return Err(format!("slot {slot} serves what it should and counts as failing"));
+            }
+            if state.crashes > 0 && !state.healing {
+                return Err(format!("slot {slot} would never forget its crashes"));
+            }
+        }
         if wants_somebody(after, slot) && after.alive() < after.capacity() {
             return Err(format!("slot {slot} is empty and nothing is under way for it"));
         }
@@ -116,6 +299,10 @@ fn check_state(after: &Rollout) -> Result<(), String> {
         if after.slots.iter().any(|s| s.lost_old) {
             return Err(String::from("lost_old outlived its rollout"));
         }
+    }
+    let untouched = after.run().is_some_and(|r| r.stage != RunStage::Rolling) && after.slots.iter().any(|s| s.lost_old);
+    if untouched {
+        return Err(String::from("lost_old outlived the rolling"));
     }
     if after.refused.contains(&after.known_good.release) {
         return Err(String::from("the known-good release counts as refused"));

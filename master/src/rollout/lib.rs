@@ -26,6 +26,7 @@ pub mod text;
 mod view;
 
 pub use action::{Action, Answer, Ended, Exit, Note, Outcome, Reason};
+pub use canon::Forget;
 pub use event::{Command, CommandId, Event, ReleaseId, ScaleTo, Timer};
 pub use policy::{BOOT_GRACE, END_TIMEOUT, HEALTHY_AFTER, MAX_WORKERS, OVERDUE_GRACE, Settings};
 pub use proto::{Incarnation, Phase, Slot};

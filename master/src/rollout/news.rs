@@ -62,16 +62,16 @@ impl Rollout {
         let Some(state) = self.slot_mut(slot) else { return };
         state.failing = false;
         state.fallback = None;
+        state.lost_old = false;
         state.first = starting.then_some(true);
         if candidate {
             // A slot that the rollout has brought up again has its past behind it.
-            self.reset_crashes(slot, out);
             self.cancel_backoff(slot, out);
+            self.reset_crashes(slot, out);
             let of = self.run().map_or(0, |r| if r.only.is_some() { 1 } else { self.slots.len() as u32 });
             let step = self.steps_done();
             out.push(Action::Note(Note::SlotReady { worker: id, step, of }));
         } else {
-            state.lost_old = false;
             if crashed {
                 state.healing = true;
                 out.push(Action::Arm(Timer::Healthy(slot), HEALTHY_AFTER));
@@ -104,12 +104,11 @@ impl Rollout {
             self.abort(Some(id), out);
             return;
         }
-        if self.mode == Mode::Starting {
+        let first = self.slot(worker.slot).is_some_and(|s| s.first.is_none());
+        if self.mode == Mode::Starting && first {
             if let Some(state) = self.slot_mut(worker.slot) {
                 state.crashes += 1;
-                if state.first.is_none() {
-                    state.first = Some(false);
-                }
+                state.first = Some(false);
                 state.failing = true;
             }
             out.push(Action::Note(Note::BootFailed { worker: id, retry: None }));
@@ -153,37 +152,41 @@ impl Rollout {
     }
 
     pub(crate) fn exited(&mut self, id: Incarnation, out: &mut Vec<Action>) {
-        self.dying(id, Some(self.settings.drain_timeout + OVERDUE_GRACE), out);
+        self.dying(id, Some(OVERDUE_GRACE), out);
     }
 
     pub(crate) fn lost(&mut self, id: Incarnation, out: &mut Vec<Action>) {
         let Some(worker) = self.workers.get(&id) else { return };
         // Whoever was to be killed has had its time.
         out.push(if worker.killed { Action::Kill(id) } else { Action::EndLeftovers(id) });
-        self.dying(id, Some(self.settings.drain_timeout), out);
+        self.dying(id, Some(Duration::ZERO), out);
     }
 
     pub(crate) fn gone(&mut self, id: Incarnation, out: &mut Vec<Action>) {
-        self.dying(id, None, out);
-        if self.unseat(id) {
+        if self.workers.get(&id).is_some_and(|w| w.state == WorkerState::Draining) {
             out.push(Action::Disarm(Timer::Overdue(id)));
         }
+        self.dying(id, None, out);
+        self.unseat(id);
     }
 
     /// A worker ends that was not told to: a crash, or a boot that ended without a word.
-    /// `timeout`: how long what is left of it may take; `None`: nothing is left.
-    fn dying(&mut self, id: Incarnation, timeout: Option<Duration>, out: &mut Vec<Action>) {
+    /// `grace`: what it gets beyond the time that is left to its app; `None`: nothing is left of it.
+    fn dying(&mut self, id: Incarnation, grace: Option<Duration>, out: &mut Vec<Action>) {
+        let drain = self.settings.drain_timeout;
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let was = worker.state;
-        if was == WorkerState::Draining {
-            return;
-        }
+        let timeout = match was {
+            WorkerState::Draining => return,
+            WorkerState::Ready => drain,
+            WorkerState::Booting => {
+                out.push(Action::Disarm(Timer::BootLate(id)));
+                END_TIMEOUT
+            }
+        };
         worker.state = WorkerState::Draining;
-        if was == WorkerState::Booting {
-            out.push(Action::Disarm(Timer::BootLate(id)));
-        }
-        if let Some(timeout) = timeout {
-            out.push(Action::Arm(Timer::Overdue(id), timeout));
+        if let Some(grace) = grace {
+            out.push(Action::Arm(Timer::Overdue(id), timeout + grace));
         }
         match was {
             WorkerState::Booting => self.not_ready(id, false, out),
@@ -198,7 +201,16 @@ impl Rollout {
             self.abort(Some(id), out);
             return;
         }
-        let lost_old = self.run().is_some_and(|r| r.stage == RunStage::Rolling && r.touched.contains(&worker.slot));
+        // Whoever was to be replaced by the rollback anyway does not count against the one that replaces it.
+        let replaced = self.is_candidate(&worker) || self.is_bad(&worker);
+        if replaced && self.run().is_some_and(|r| matches!(r.stage, RunStage::RollingBack(_))) {
+            out.push(Action::Note(Note::Crashed { worker: id, retry: Some(Duration::ZERO) }));
+            return;
+        }
+        // With surge 0 no old worker serves beside its candidate.
+        let beside = self.budget().surge > 0;
+        let lost_old =
+            beside && self.run().is_some_and(|r| r.stage == RunStage::Rolling && r.touched.contains(&worker.slot));
         let Some(state) = self.slot_mut(worker.slot) else { return };
         state.lost_old = lost_old;
         let retry = self.back_off(worker.slot, delay_after, out);
@@ -266,7 +278,9 @@ impl Rollout {
                 }
             }
             Timer::Overdue(id) => {
-                self.kill(id, out);
+                if self.workers.get(&id).is_some_and(|w| w.state == WorkerState::Draining) {
+                    self.kill(id, out);
+                }
             }
         }
     }

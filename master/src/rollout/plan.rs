@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use proto::{Incarnation, Slot};
 
 use crate::action::{Action, Answer, Exit, Note, Outcome, Reason};
-use crate::event::Timer;
+use crate::event::{ReleaseId, Timer};
 use crate::run::{Kind, RunStage};
 use crate::slot::{Code, Worker, WorkerState};
 use crate::{Mode, Rollout};
@@ -21,7 +21,7 @@ impl Rollout {
                 self.plan_stop(out);
                 return;
             }
-            self.take_on();
+            self.take_on(out);
             self.retire(out);
             self.fill(out);
             if !self.advance(out) {
@@ -59,7 +59,7 @@ impl Rollout {
     }
 
     /// Takes on as many slots as the budget allows: those without a ready worker first, then in order.
-    fn take_on(&mut self) {
+    fn take_on(&mut self, out: &mut Vec<Action>) {
         loop {
             let Some(run) = self.run() else { return };
             if run.stage != RunStage::Rolling {
@@ -76,7 +76,7 @@ impl Rollout {
             let untouched =
                 self.slot_numbers().filter(|s| !run.touched.contains(s) && run.only.is_none_or(|o| o == *s));
             let Some(next) = untouched.min_by_key(|s| (self.is_ready(*s), *s)) else { return };
-            self.touch(next);
+            self.touch(next, out);
         }
     }
 
@@ -179,7 +179,9 @@ impl Rollout {
 
     /// What a spawn outside the rollout uses: known-good, or what stands in for it when its directory is gone.
     fn code_for(&self, slot: Slot) -> Code {
-        let fallback = self.slot(slot).and_then(|s| s.fallback);
+        // What `dir` names may have turned out to be no good since it was asked for.
+        let tried = |r: &ReleaseId| self.refused.contains(r) || self.run().is_some_and(|run| run.to.release == *r);
+        let fallback = self.slot(slot).and_then(|s| s.fallback).filter(|r| !tried(r));
         Code { release: fallback.unwrap_or(self.known_good.release), phase: self.known_good.phase }
     }
 
@@ -212,7 +214,7 @@ impl Rollout {
         match &self.mode {
             Mode::Starting => self.advance_start(out),
             Mode::Idle => {
-                self.settle();
+                self.settle(out);
                 false
             }
             Mode::Running(_) => self.advance_run(out),
@@ -247,16 +249,20 @@ impl Rollout {
         out.push(Action::Arm(Timer::Backoff(slot), delay));
     }
 
-    /// What follows from every slot being ready.
-    fn settle(&mut self) {
+    /// What follows from slots being served by what should serve them.
+    fn settle(&mut self, out: &mut Vec<Action>) {
         for slot in self.slot_numbers() {
             let good = self.living(slot).any(|(_, w)| w.state == WorkerState::Ready && !self.is_bad(w));
             let bad = self.living(slot).any(|(_, w)| self.is_bad(w));
-            if let Some(state) = self.slot_mut(slot)
-                && good
-                && !bad
-            {
-                state.put_back = false;
+            if !good || bad {
+                continue;
+            }
+            let Some(state) = self.slot_mut(slot) else { continue };
+            state.put_back = false;
+            // What did not boot beside it is not wanted any more: `reload-dir` trusts what serves.
+            if core::mem::take(&mut state.failing) {
+                self.cancel_backoff(slot, out);
+                self.reset_crashes(slot, out);
             }
         }
         if self.ready_slots() == self.slots.len() as u32 && !self.is_degraded() {
@@ -303,7 +309,7 @@ impl Rollout {
                     }
                     return true;
                 }
-                self.settle();
+                self.settle(out);
                 let back = self.slot_numbers().all(|s| {
                     self.is_ready(s) && !self.living(s).any(|(_, w)| self.is_bad(w) || w.state == WorkerState::Booting)
                 });

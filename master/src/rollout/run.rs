@@ -116,12 +116,20 @@ impl Rollout {
             for worker in booting {
                 self.end(worker, out);
             }
-            self.touch(slot);
+            self.touch(slot, out);
         }
     }
 
     /// The rollout takes a slot on.
-    pub(crate) fn touch(&mut self, slot: Slot) {
+    pub(crate) fn touch(&mut self, slot: Slot, out: &mut Vec<Action>) {
+        // Where somebody serves, only the candidate is to boot: not what a put-back has begun.
+        if self.is_ready(slot) {
+            let booting: Vec<_> =
+                self.living(slot).filter(|(_, w)| w.state == WorkerState::Booting).map(|(id, _)| id).collect();
+            for worker in booting {
+                self.end(worker, out);
+            }
+        }
         if let Some(run) = self.run_mut() {
             run.touched.insert(slot);
         }
@@ -161,7 +169,8 @@ impl Rollout {
                 self.reset_crashes(slot, out);
             }
             if let Some(state) = self.slot_mut(slot) {
-                state.put_back = foreign && !serves_old;
+                // An old worker may itself have been to be put back, since an earlier rollout.
+                state.put_back |= foreign && !serves_old;
                 state.lost_old = false;
             }
         }

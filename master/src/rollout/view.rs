@@ -54,6 +54,10 @@ pub struct SlotView {
     pub crashes: u32,
     /// No spawn before a delay is over.
     pub backoff: bool,
+    /// Its crashes are forgotten when it stays healthy until a timer fires.
+    pub healing: bool,
+    /// Its known-good directory is gone, and it waits to hear what `dir` names.
+    pub resolving: bool,
 }
 
 impl Rollout {
@@ -128,7 +132,13 @@ impl Rollout {
 
     /// Every slot.
     pub fn slots(&self) -> impl Iterator<Item = SlotView> {
-        self.slots.iter().zip(0u32..).map(|(s, n)| SlotView { slot: Slot(n), crashes: s.crashes, backoff: s.backoff })
+        self.slots.iter().zip(0u32..).map(|(s, n)| SlotView {
+            slot: Slot(n),
+            crashes: s.crashes,
+            backoff: s.backoff,
+            healing: s.healing,
+            resolving: s.resolving,
+        })
     }
 
     /// Every worker of which something is left.
