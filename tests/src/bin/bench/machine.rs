@@ -40,6 +40,18 @@ pub(crate) fn switches(pid: i32) -> u64 {
     status.map(count).sum()
 }
 
+/// Waits until every thread of a process sleeps: it may just have finished with what it was asked.
+pub(crate) fn until_asleep(pid: i32) {
+    let asleep = |text: String| text.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('S'));
+    loop {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        if tasks.map(|task| fs::read_to_string(task.path().join("stat")).unwrap_or_default()).all(asleep) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// The CPU time that a process's living threads have used, user and system.
 pub(crate) fn cpu(pid: i32) -> Duration {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

@@ -121,6 +121,7 @@ pub(crate) fn restart(master: &Master, code: i32) -> Result<()> {
 fn settle(master: &Master, idle: u64, figures: &mut Figures) -> Result<()> {
     let mut pids = vec![master.pid()];
     pids.extend(master.stats()?.worker_status.iter().filter_map(|worker| Some(worker.pid? as i32)));
+    pids.iter().for_each(|pid| machine::until_asleep(*pid));
     let count = || -> u64 { pids.iter().map(|pid| machine::switches(*pid)).sum() };
     let before = count();
     // The span itself is what is measured.
