@@ -146,8 +146,8 @@ impl Control {
         loop {
             match client.stream.read(&mut buffer) {
                 Ok(0) => return Heard::Closed,
-                // After its request a client has nothing to say.
-                Ok(_) if client.asked || client.closing => {}
+                // After its request a client has nothing to say; one that talks on must not keep us from the others.
+                Ok(_) if client.asked || client.closing => return Heard::Nothing,
                 Ok(n) => {
                     client.inbox.push(&buffer[..n]);
                     match take(client) {
