@@ -23,6 +23,16 @@ pub fn binary(name: &str) -> PathBuf {
     folder().join(name)
 }
 
+/// Copies one of the binaries. Another program does it: while this one held the copy open for writing, a process that another
+/// test forks meanwhile would hold it, too, and a program that is open for writing cannot be started.
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy(name: &str, to: &Path) {
+    let copied = Command::new("cp").arg(binary(name)).arg(to).status().expect("cp runs");
+    assert!(copied.success(), "{name} cannot be copied to {}", to.display());
+}
+
 fn build() -> PathBuf {
     // TARGET/PROFILE/deps/TEST
     let test = std::env::current_exe().expect("the test's own path");

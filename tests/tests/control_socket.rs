@@ -193,7 +193,7 @@ fn ctl_of_another_user_is_refused_by_peer_credentials() {
     let site = Site::new();
     let master = site.steady("41", "", 1);
     let copy = site.root().join("ctl");
-    std::fs::copy(tests::binaries::binary("ctl"), &copy).expect("a copy");
+    tests::binaries::copy("ctl", &copy);
     let as_nobody = |args: &[&str]| {
         let mut command = Command::new(&copy);
         command.arg("--socket").arg(site.socket()).args(args).uid(65534).gid(65534).current_dir("/");

@@ -52,20 +52,25 @@ fn armed(pid: i32) -> Vec<String> {
     .collect()
 }
 
-/// Looks until every thread waits: somebody may just have finished with our last request.
+/// The same, once every thread waits: it may just have finished with our last request.
+fn settled(pid: i32) -> Vec<String> {
+    let mut calls = waits(pid);
+    for _ in 0..100_000 {
+        if !calls.iter().any(|call| call == "running") {
+            break;
+        }
+        std::thread::yield_now();
+        calls = waits(pid);
+    }
+    calls
+}
+
 fn assert_idle(master: &Master<'_>) {
     let mut pids = vec![master.pid()];
     pids.extend(master.stats().worker_status.iter().filter_map(|worker| worker.pid.map(|pid| pid as i32)));
     for pid in pids {
         let name = process::look(pid).expect("a process").command;
-        let mut calls = waits(pid);
-        for _ in 0..100_000 {
-            if !calls.iter().any(|call| call == "running") {
-                break;
-            }
-            std::thread::yield_now();
-            calls = waits(pid);
-        }
+        let calls = settled(pid);
         let timeouts: Vec<_> = calls.iter().filter_map(|call| timeout(call)).collect();
         assert!(timeouts.is_empty(), "{name} would wake up by itself: {timeouts:?}");
         let timers = armed(pid);
@@ -118,5 +123,6 @@ fn a_crash_leaves_one_timer_that_goes_off_once() {
         assert!(!text.contains("it_interval") || text.contains("it_interval: (0, 0)"), "{text}");
     }
     let worker = master.slot(0)[0].pid.expect("a pid") as i32;
-    assert!(waits(worker).iter().all(|call| timeout(call).is_none()), "{:?}", waits(worker));
+    let calls = settled(worker);
+    assert!(calls.iter().all(|call| timeout(call).is_none()), "{calls:?}");
 }

@@ -259,11 +259,10 @@ fn another_users_app_is_gone_too() {
     let site = Site::new();
     site.release("41", "quiet");
     site.deploy("41");
-    let fixture = tests::binaries::binary("fixture");
     let setpriv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
     // The binary may stand in a folder that the other user cannot enter: a copy in the site is readable.
     let copy = site.root().join("fixture");
-    std::fs::copy(&fixture, &copy).expect("a copy");
+    tests::binaries::copy("fixture", &copy);
     let words = [&setpriv[..], &[copy.to_str().unwrap()]].concat();
     let master = site.master().workers(1).command(&words).start();
     master.until_state("steady");

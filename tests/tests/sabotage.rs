@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use nix::sys::signal::Signal;
 use tests::http::{self, Address};
 use tests::master::all_on;
-use tests::{Load, Site, process};
+use tests::{Site, process};
 
 #[test]
 fn shutdown_on_a_tcp_listener_is_revived() {
@@ -63,18 +63,16 @@ fn a_unix_socket_that_apps_unlink_is_put_back() {
     let mode = path.metadata().expect("a socket").mode() & 0o777;
     assert_eq!(mode, 0o660);
     let address = Address::Unix(path.clone());
-    let load = Load::full_speed(&address, 1, 0);
-    load.more(20);
+    // The path is away from an app's end until the master sees it: no client could be spared that.
     for name in ["42", "43", "44"] {
         site.release(name, "unlink-at-exit");
         master.roll(name).expect(0);
+        // What was put back is the socket of all: a new one would lead to nobody.
+        assert!(path.symlink_metadata().expect("a socket").file_type().is_socket());
+        let answer = format!("release={name} ");
+        assert!((0..8).all(|_| http::get(&address, "/").expect("an answer").starts_with(&answer)));
     }
-    // It is put back as soon as the master sees it go; the stats come from the same loop.
-    let _ = master.stats();
-    assert!(path.symlink_metadata().expect("a socket").file_type().is_socket());
-    assert!(http::get(&address, "/").expect("an answer").starts_with("release=44"));
-    load.more(20);
-    load.finish();
+    assert_eq!(path.metadata().expect("a socket").mode() & 0o777, 0o660);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use nix::sys::signal::Signal;
-use tests::binaries::binary;
+use tests::binaries::{binary, copy};
 use tests::http::{self, Address};
 use tests::master::{all_on, app_pid};
 use tests::{Site, process};
@@ -94,7 +94,7 @@ fn ipv6_and_a_unix_socket_with_a_mode_at_once() {
     if TcpListener::bind("[::1]:0").is_ok() {
         listen.push("six=tcp://[::1]:0");
     }
-    let master = site.master().workers(2).listen(&listen).start();
+    let mut master = site.master().workers(2).listen(&listen).start();
     master.until_state("steady");
     for listener in master.stats().listeners {
         let address: Address = listener.address.parse().expect("an address");
@@ -102,6 +102,7 @@ fn ipv6_and_a_unix_socket_with_a_mode_at_once() {
     }
     assert_eq!(path.metadata().expect("a socket").mode() & 0o777, 0o600);
     master.ctl(&["stop"]).expect(0);
+    assert_eq!(master.end().code(), Some(0));
     assert!(!path.exists(), "the socket's path is the master's to remove");
 }
 
@@ -111,7 +112,7 @@ fn binaries_that_are_replaced_under_a_living_master_are_not_mixed() {
     let bin = site.root().join("bin");
     fs::create_dir(&bin).expect("a folder");
     for name in ["master", "worker"] {
-        fs::copy(binary(name), bin.join(name)).expect("a copy");
+        copy(name, &bin.join(name));
     }
     site.release("41", "");
     site.deploy("41");
@@ -133,7 +134,7 @@ fn no_worker_binary_is_an_error_that_names_where_it_was_looked_for() {
     let site = Site::new();
     let bin = site.root().join("bin");
     fs::create_dir(&bin).expect("a folder");
-    fs::copy(binary("master"), bin.join("master")).expect("a copy");
+    copy("master", &bin.join("master"));
     site.release("41", "");
     site.deploy("41");
     let said = site.master().bin(&bin).run().expect(1);
@@ -155,5 +156,27 @@ fn what_the_master_was_told_stands_in_its_stats() {
     let said = master.ctl(&["stats"]).expect(0);
     for word in ["site", "steady", "41"] {
         assert!(said.stdout.contains(word), "{word} in {}", said.stdout);
+    }
+}
+
+#[test]
+fn another_master_can_start_as_soon_as_stop_has_returned() {
+    let site = Site::new();
+    site.release("41", "");
+    site.deploy("41");
+    let first = site.master().workers(1).start();
+    first.until_state("steady");
+    let address = first.address().to_string();
+    first.ctl(&["stop"]).expect(0);
+    drop(first);
+    for _ in 0..10 {
+        // The same address and the same control socket, without a pause.
+        let mut master = site.master().workers(1).listen(&[&address]).start();
+        master.until_state("steady");
+        master.ctl(&["stop"]).expect(0);
+        let next = site.master().workers(1).listen(&[&address]).start();
+        next.until_state("steady");
+        assert_eq!(master.end().code(), Some(0));
+        next.ctl(&["stop"]).expect(0);
     }
 }

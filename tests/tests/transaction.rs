@@ -1,10 +1,13 @@
 //! P1 to P4: a phased restart is a transaction.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use nix::sys::signal::Signal;
+use proto::control::{Reply, Request};
+use tests::control::Control;
 use tests::master::{all_on, app_pid, name_of, ready, release_name};
-use tests::{Load, Site, process};
+use tests::{Load, Master, Site, process};
 
 const BROKEN: &str = "eprint ModuleNotFoundError: No module named 'flask_login'\nexit 1";
 
@@ -318,6 +321,14 @@ fn at_full_speed_good_and_bad_lose_nothing() {
     }
 }
 
+/// The master's descriptors, once it has closed the connections of the clients before this one.
+fn descriptors(master: &Master<'_>) -> BTreeMap<i32, String> {
+    let mut client = Control::open(&master.site().socket()).expect("a client");
+    client.send(&Request::Ping).expect("sent");
+    assert_eq!(client.receive().expect("a reply"), Some(Reply::Pong));
+    process::descriptors(master.pid())
+}
+
 /// `$ROLLS` says how many.
 #[test]
 fn many_restarts_in_a_row_lose_nothing_and_leave_nothing() {
@@ -327,7 +338,7 @@ fn many_restarts_in_a_row_lose_nothing_and_leave_nothing() {
     site.release("broken", "children 2\nslot 1 exit 1");
     let load = Load::start(&master.address());
     load.more(20);
-    let before = process::descriptors(master.pid());
+    let before = descriptors(&master);
     let mut good = String::from("0");
     for n in 1..=rolls {
         if n % 5 == 0 {
@@ -342,7 +353,8 @@ fn many_restarts_in_a_row_lose_nothing_and_leave_nothing() {
     load.finish();
     let stats = master.stats();
     assert!(all_on(&stats, &good), "{stats:#?}");
-    assert_eq!(process::descriptors(master.pid()).len(), before.len(), "{:#?}", process::descriptors(master.pid()));
+    let after = descriptors(&master);
+    assert_eq!(after.len(), before.len(), "{before:#?}\n{after:#?}");
     // A worker and its app for each slot, and nothing else, anywhere.
     let family = process::descendants(master.pid());
     assert_eq!(family.len(), 4, "{}", process::table(&family));
