@@ -56,8 +56,9 @@ impl App {
     pub(crate) fn signal_all(&self, signal: i32) {
         match procfs::descendants() {
             Ok(pids) => pids.into_iter().for_each(|pid| signal_one(pid, signal)),
-            // Without /proc there is still the group, whose number is its own while its leader is not reaped.
-            Err(_) if self.exit.is_none() => sys::kill_group(self.pid, signal),
+            // Without /proc there is still the group. Its number is its own while anything of it is left, and what is left of the
+            // app is most likely of it.
+            Err(_) if self.is_left => sys::kill_group(self.pid, signal),
             Err(_) => {}
         }
     }
