@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
-use proto::control::Stats;
+use proto::control::{Reply, Request, Stats};
+use proto::{Hello, Inbox, Outbox};
 use tempfile::TempDir;
 
 use crate::http::Address;
@@ -147,8 +150,7 @@ impl Place {
         let (lines, log) = mpsc::channel();
         if let Some(stderr) = child.stderr.take() {
             thread::spawn(move || {
-                use std::io::BufRead;
-                for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                     if lines.send((moment(), line)).is_err() {
                         break;
                     }
@@ -195,16 +197,13 @@ impl Master {
     /// # Errors
     /// When the master ends, or after two minutes.
     pub fn until(&self, what: &str, mut wanted: impl FnMut(&Stats) -> bool) -> Result<Stats> {
-        let trace = control::trace(&self.socket)?;
+        let mut steps = Steps::subscribe(&self.socket)?;
         loop {
-            let seen = trace.len();
             let stats = self.stats()?;
             if wanted(&stats) {
                 return Ok(stats);
             }
-            if let Err(vain) = trace.wait(seen, Instant::now() + PATIENCE, |_| true) {
-                bail!("waiting until {what}: {vain:?}; the state is {}", stats.state);
-            }
+            steps.next().with_context(|| format!("waiting until {what}; the state is {}", stats.state))?;
         }
     }
 
@@ -263,6 +262,42 @@ impl Drop for Master {
         let _ = self.child.kill();
         let _ = self.child.wait();
         process::kill_site(&self.root);
+    }
+}
+
+/// What the master does, step by step; it is told no longer than this lives.
+struct Steps {
+    stream: UnixStream,
+    inbox: Inbox<Reply>,
+}
+
+impl Steps {
+    /// Every step that begins after this returns is told.
+    fn subscribe(socket: &Path) -> Result<Self> {
+        let mut stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // Both in one write: the master has read the subscription when it answers the greeting.
+        let mut outbox = Outbox::default();
+        outbox.push(&Request::Hello(Hello::ours()))?;
+        outbox.push(&Request::Events)?;
+        stream.write_all(outbox.pending())?;
+        let mut steps = Self { stream, inbox: Inbox::default() };
+        steps.next()?;
+        Ok(steps)
+    }
+
+    /// Waits for the master to say something.
+    fn next(&mut self) -> Result<Reply> {
+        loop {
+            if let Some(reply) = self.inbox.take()? {
+                return Ok(reply);
+            }
+            let mut chunk = [0; 16 << 10];
+            match self.stream.read(&mut chunk).context("nothing happens")? {
+                0 => bail!("the master has gone away"),
+                read => self.inbox.push(&chunk[..read]),
+            }
+        }
     }
 }
 

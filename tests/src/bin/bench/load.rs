@@ -78,6 +78,8 @@ pub(crate) fn wrk(place: &Place, (runs, seconds): (usize, u64)) -> Result<bool> 
 /// When anything else does not work as promised.
 pub(crate) fn restarts(place: &Place, count: usize) -> Result<bool> {
     let (master, address) = start(place)?;
+    // Connections of ours that are closed, closed by the master too.
+    machine::until_asleep(master.pid());
     let fds = machine::descriptors(master.pid());
     let clients = Clients::start(&address, 2, 2, Duration::ZERO);
     let begun = Instant::now();
@@ -91,6 +93,7 @@ pub(crate) fn restarts(place: &Place, count: usize) -> Result<bool> {
     let tally = clients.finish();
     // The end of the last refused candidate's processes is not waited for by ctl.
     master.until("nothing else lives", |stats| stats.worker_status.len() == WORKERS as usize)?;
+    machine::until_asleep(master.pid());
     let lives = process::descendants(master.pid());
     let fds_after = machine::descriptors(master.pid());
     let name = format!("{count} restarts in a row, every fifth broken ({took:.1} s)");
