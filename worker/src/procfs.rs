@@ -198,6 +198,10 @@ fn by_parents(own: i32) -> io::Result<Vec<i32>> {
             parents.push((pid, parent));
         }
     }
+    if !parents.iter().any(|(pid, _)| *pid == own) {
+        // An empty directory where /proc should be mounted, or another PID namespace's.
+        return Err(ErrorKind::NotFound.into());
+    }
     let mut found = vec![own];
     let mut at = 0;
     while let Some(parent) = found.get(at).copied() {

@@ -164,7 +164,7 @@ impl Watch {
             && lasted >= if pid == app { OUT_OF_SIGHT } else { HELPER_OUT_OF_SIGHT }
         {
             return Verdict::Failed(format!(
-                "cannot observe process {pid} of the app (/proc/{pid} may not be read: another user, a program that \
+                "cannot observe process {pid} of the app (/proc/{pid} may not be read: no /proc, another user, a program that \
                  forbids it, or Yama); {WAY_OUT}"
             ));
         }
