@@ -78,7 +78,8 @@ impl Talk {
 
     fn shown(&self) -> String {
         let mind = &self.mind;
-        let mut text = format!("{} phase={} good=r{}", mind.state().as_str(), mind.phase(), mind.known_good().release.0);
+        let mut text =
+            format!("{} phase={} good=r{}", mind.state().as_str(), mind.phase(), mind.known_good().release.0);
         if let Some(held) = mind.held() {
             write!(text, " held=r{}", held.release.0).expect("text");
         }
@@ -162,7 +163,12 @@ fn the_mind_says_what_the_scripts_say() {
         }
         let line = played.lines().zip(script.lines()).take_while(|(a, b)| a == b).count();
         let says = |text: &str| text.lines().nth(line).unwrap_or("(its end)").to_owned();
-        wrong.push(format!("{name}: line {}: the script says\n  {}\nthe mind\n  {}", line + 1, says(&script), says(&played)));
+        wrong.push(format!(
+            "{name}: line {}: the script says\n  {}\nthe mind\n  {}",
+            line + 1,
+            says(&script),
+            says(&played)
+        ));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -171,7 +177,9 @@ fn the_mind_says_what_the_scripts_say() {
 fn every_row_of_the_table_has_a_script() {
     let named: BTreeSet<String> = scripts()
         .iter()
-        .flat_map(|(_, script)| script.lines().filter_map(|l| l.strip_prefix("# row: ")).map(str::to_owned).collect::<Vec<_>>())
+        .flat_map(|(_, script)| {
+            script.lines().filter_map(|l| l.strip_prefix("# row: ")).map(str::to_owned).collect::<Vec<_>>()
+        })
         .collect();
     for row in ROWS {
         assert!(named.contains(row), "no script of src/rollout/testdata says '# row: {row}'");

@@ -18,6 +18,7 @@ use crate::{Mode, Rollout};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Forget {
     /// Which releases were known-good before: nothing is lost while nobody asks for a `rollback` from steady.
+    /// More than the last two are not told apart anyway.
     pub history: bool,
     /// Which releases were refused: nothing is lost while no known-good directory is gone.
     pub refusals: bool,
@@ -118,7 +119,7 @@ impl Rollout {
         }
         if !forget.history {
             print.put(u64::from(self.confirmed));
-            self.previous.iter().rev().for_each(|r| print.put(names.of(*r)));
+            self.previous.iter().rev().take(2).for_each(|r| print.put(names.of(*r)));
             print.put(u64::MAX);
         }
         if !forget.refusals {

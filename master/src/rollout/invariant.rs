@@ -4,7 +4,6 @@
 //! good worker and what it replaced is put back, P5 no spawn outside a rollout uses untried code, P6 everybody who
 //! waits is answered once, P8 no timer is armed without a reason.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -83,8 +82,10 @@ fn check_spawns(before: &Rollout, actions: &[Action], after: &Rollout) -> Result
     if spawned == 0 {
         return Ok(());
     }
-    if after.alive() > after.capacity() {
-        return Err(format!("P3: {} instances are alive, {} may be", after.alive(), after.capacity()));
+    // A rollout that ends in this step has spawned with its own surge.
+    let capacity = after.capacity().max(before.capacity());
+    if after.alive() > capacity {
+        return Err(format!("P3: {} instances are alive, {capacity} may be", after.alive()));
     }
     for action in actions {
         let Action::Spawn { worker, slot, release, .. } = action else { continue };
@@ -160,8 +161,9 @@ fn check_ended(before: &Rollout, actions: &[Action], after: &Rollout) -> Result<
         {
             return Err(String::from("P4: 'the old code serves everywhere' and a refused candidate serves"));
         }
-        let touched = |w: &Worker| w.state == WorkerState::Draining && run.touched.contains(&w.slot);
-        if after.workers.values().any(touched) {
+        let drains = |r: &Rollout, id| r.workers.get(id).is_some_and(|w| w.state == WorkerState::Draining);
+        let of_it = |id| run.touched.contains(&before.workers[id].slot) && drains(before, id) && drains(after, id);
+        if before.workers.keys().any(of_it) {
             return Err(String::from("the rollout has ended and something of it drains"));
         }
     }
@@ -169,27 +171,27 @@ fn check_ended(before: &Rollout, actions: &[Action], after: &Rollout) -> Result<
 }
 
 /// Which timers a state needs, and which may be armed besides.
-fn timers(state: &Rollout) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
-    let (mut needed, mut allowed) = (BTreeSet::new(), BTreeSet::new());
+fn timers(state: &Rollout) -> (Vec<Timer>, Vec<Timer>) {
+    let (mut needed, mut allowed) = (Vec::with_capacity(8), Vec::new());
     for (id, worker) in &state.workers {
         match worker.state {
-            WorkerState::Booting => needed.insert(Timer::BootLate(*id)),
-            WorkerState::Ready => false,
+            WorkerState::Booting => needed.push(Timer::BootLate(*id)),
+            WorkerState::Ready => {}
             // Once it has fired the worker is being killed, and more cannot be done.
-            WorkerState::Draining if worker.killed => allowed.insert(Timer::Overdue(*id)),
-            WorkerState::Draining => needed.insert(Timer::Overdue(*id)),
-        };
+            WorkerState::Draining if worker.killed => allowed.push(Timer::Overdue(*id)),
+            WorkerState::Draining => needed.push(Timer::Overdue(*id)),
+        }
     }
     for (slot, seat) in state.slots.iter().zip(0..) {
         if slot.backoff {
-            needed.insert(Timer::Backoff(Slot(seat)));
+            needed.push(Timer::Backoff(Slot(seat)));
         }
         if slot.healing {
-            needed.insert(Timer::Healthy(Slot(seat)));
+            needed.push(Timer::Healthy(Slot(seat)));
         }
     }
     if state.run().is_some_and(|r| r.stage == RunStage::Soaking) {
-        needed.insert(Timer::Soak);
+        needed.push(Timer::Soak);
     }
     (needed, allowed)
 }
@@ -198,19 +200,16 @@ fn timers(state: &Rollout) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
 fn check_timers(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
     let (mut armed, mut maybe) = timers(before);
     if let Event::Fired(timer) = event {
-        armed.remove(timer);
-        maybe.remove(timer);
+        armed.retain(|t| t != timer);
+        maybe.retain(|t| t != timer);
     }
     for action in actions {
         match action {
-            Action::Arm(timer, after) if after.is_zero() => return Err(format!("{timer} is armed for no time")),
-            Action::Arm(timer, _) => {
-                armed.insert(*timer);
-                maybe.remove(timer);
-            }
+            Action::Arm(timer, time) if time.is_zero() => return Err(format!("{timer} is armed for no time")),
+            Action::Arm(timer, _) => armed.push(*timer),
             Action::Disarm(timer) => {
-                armed.remove(timer);
-                maybe.remove(timer);
+                armed.retain(|t| t != timer);
+                maybe.retain(|t| t != timer);
             }
             _ => {}
         }

@@ -213,10 +213,7 @@ impl Rollout {
     fn advance(&mut self, out: &mut Vec<Action>) -> bool {
         match &self.mode {
             Mode::Starting => self.advance_start(out),
-            Mode::Idle => {
-                self.settle(out);
-                false
-            }
+            Mode::Idle => self.settle(out),
             Mode::Running(_) => self.advance_run(out),
             Mode::Stopping { .. } => false,
         }
@@ -249,8 +246,9 @@ impl Rollout {
         out.push(Action::Arm(Timer::Backoff(slot), delay));
     }
 
-    /// What follows from slots being served by what should serve them.
-    fn settle(&mut self, out: &mut Vec<Action>) {
+    /// What follows from slots being served by what should serve them. True when another slot may go on because of it.
+    fn settle(&mut self, out: &mut Vec<Action>) -> bool {
+        let mut changed = false;
         for slot in self.slot_numbers() {
             let good = self.living(slot).any(|(_, w)| w.state == WorkerState::Ready && !self.is_bad(w));
             let bad = self.living(slot).any(|(_, w)| self.is_bad(w));
@@ -261,6 +259,7 @@ impl Rollout {
             state.put_back = false;
             // What did not boot beside it is not wanted any more: `reload-dir` trusts what serves.
             if core::mem::take(&mut state.failing) {
+                changed = true;
                 self.cancel_backoff(slot, out);
                 self.reset_crashes(slot, out);
             }
@@ -268,6 +267,7 @@ impl Rollout {
         if self.ready_slots() == self.slots.len() as u32 && !self.is_degraded() {
             self.confirmed = true;
         }
+        changed
     }
 
     fn advance_run(&mut self, out: &mut Vec<Action>) -> bool {

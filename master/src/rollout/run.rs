@@ -135,6 +135,7 @@ impl Rollout {
         }
         if let Some(state) = self.slot_mut(slot) {
             state.fallback = None;
+            state.resolving = false;
             state.lost_old = false;
         }
     }

@@ -1,0 +1,3 @@
+//! What several tests of the mind share.
+
+pub(crate) mod rows;

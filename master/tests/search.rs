@@ -1,0 +1,487 @@
+//! Every state that the mind can reach, breadth first, with every outcome of a worker and every command.
+//!
+//! Each test below searches one *house* (slots, budgets) with one *alphabet* of commands; what a house leaves out
+//! another one has, and each says what it covers. In every state every event is tried that can happen in it: each
+//! booting worker boots, does not boot, or dies; each ready one ends by itself or with its worker; each draining one
+//! is gone; each armed timer fires; each command of the alphabet is given. Each step is held against
+//! [`rollout::invariant`]. What breaks it is printed as the shortest script that leads there.
+//!
+//! At the end the *friendly* steps alone are looked at (boots succeed, what drains is gone, timers fire): no cycle
+//! among them, and where none is left a state in which every slot is ready, nobody waits and no timer runs. So from
+//! every reachable state every friendly way ends there, whatever came before.
+//!
+//! States that behave alike are counted once ([`Rollout::fingerprint`] says what that means).
+
+mod common;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Mutex;
+
+use common::rows::Rows;
+use rollout::{
+    Action, Command, CommandId, Event, Forget, ReleaseId, Rollout, RunStage, Settings, State, Timer, WorkerState,
+    invariant,
+};
+
+/// What a search tries.
+#[derive(Clone)]
+struct Alphabet {
+    /// Commands, as [`rollout::text`] writes them.
+    commands: Vec<Command>,
+    /// The known-good directory can be gone, and `dir` name this or that.
+    gone: bool,
+    /// A listening socket can be lost.
+    listener: bool,
+    forget: Forget,
+    /// How many workers may fail between two states in which all is at rest.
+    faults: u8,
+}
+
+/// The fingerprints are random enough as they are.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {}
+
+    fn write_u128(&mut self, print: u128) {
+        self.0 = print as u64;
+    }
+}
+
+struct Search {
+    alphabet: Alphabet,
+    settings: Settings,
+    /// Ways to states: the way to the state before, and which of its events.
+    ways: Vec<(u32, u32)>,
+    /// The first way to each state.
+    first_ways: Vec<u32>,
+    friendly: Vec<(u32, u32)>,
+    edges: u64,
+    rows: Rows,
+}
+
+impl Search {
+    /// Searches a house; panics with a script when a state breaks a promise.
+    fn run(settings: &str, alphabet: Alphabet) -> Self {
+        let mut search = Self {
+            alphabet,
+            settings: settings.parse().expect("settings"),
+            ways: vec![(0, 0)],
+            first_ways: vec![0],
+            friendly: Vec::new(),
+            edges: 0,
+            rows: Rows::default(),
+        };
+        search.breadth_first();
+        search.check_friendly_ends();
+        search
+    }
+
+    fn start(&self) -> Rollout {
+        let mut mind = Rollout::new(self.settings.clone(), ReleaseId(0));
+        mind.step(Event::Start, &mut Vec::new());
+        mind
+    }
+
+    fn breadth_first(&mut self) {
+        let start = self.start();
+        // Which number a state has, and with how few faults since the last rest it was reached.
+        let mut seen: HashMap<u128, (u32, u8), BuildHasherDefault<AsItIs>> = HashMap::default();
+        seen.insert(start.fingerprint(self.alphabet.forget), (0, 0));
+        let mut expanded = vec![false];
+        let mut frontier = vec![(0, 0, 0, start)];
+        let (mut events, mut actions) = (Vec::new(), Vec::new());
+        while !frontier.is_empty() {
+            let mut next = Vec::new();
+            for (from, way, faults, before) in frontier {
+                events.clear();
+                let (friends, faulty) = self.events(way, &before, &mut events);
+                let again = std::mem::replace(&mut expanded[from as usize], true);
+                if friends == 0 {
+                    self.check_at_rest(way, &before);
+                }
+                let faults: u8 = if friends == 0 { 0 } else { faults };
+                for (number, event) in events.iter().enumerate() {
+                    let fault = (friends..faulty).contains(&number);
+                    let bounded = self.alphabet.faults != u8::MAX;
+                    let faults = faults + u8::from(fault && bounded);
+                    if bounded && faults > self.alphabet.faults {
+                        continue;
+                    }
+                    let mut after = before.clone();
+                    actions.clear();
+                    after.step(event.clone(), &mut actions);
+                    self.edges += 1;
+                    if let Err(why) = invariant::check(&before, event, &actions, &after) {
+                        panic!("{why}\n{}", self.script(way, Some(number as u32)));
+                    }
+                    self.rows.look(&self.settings, &before, event, &actions, &after);
+                    let ends = actions.iter().any(|a| matches!(a, Action::Exit(_)));
+                    let print = if ends { u128::MAX } else { after.fingerprint(self.alphabet.forget) };
+                    let new = self.first_ways.len() as u32;
+                    let (to, fewer) = match seen.entry(print) {
+                        Entry::Vacant(entry) => {
+                            entry.insert((new, faults));
+                            self.first_ways.push(self.ways.len() as u32);
+                            expanded.push(false);
+                            (new, true)
+                        }
+                        Entry::Occupied(mut entry) => {
+                            let (to, before) = *entry.get();
+                            // From here more can go wrong than from where it was first met.
+                            let fewer = faults < before;
+                            if fewer {
+                                entry.insert((to, faults));
+                            }
+                            (to, fewer)
+                        }
+                    };
+                    if fewer {
+                        self.ways.push((way, number as u32));
+                        if !ends {
+                            next.push((to, self.ways.len() as u32 - 1, faults, after));
+                        }
+                    }
+                    if number < friends && !again {
+                        self.friendly.push((from, to));
+                    }
+                }
+            }
+            frontier = next;
+        }
+    }
+
+    /// Everything that can happen in a state: first what is friendly, then what fails, then commands. Returns how
+    /// many the first and the first two are.
+    fn events(&self, way: u32, mind: &Rollout, events: &mut Vec<Event>) -> (usize, usize) {
+        for (id, worker) in mind.workers() {
+            match worker.state {
+                WorkerState::Booting => events.push(Event::Booted(id)),
+                WorkerState::Draining => events.push(Event::Gone(id)),
+                WorkerState::Ready => {}
+            }
+        }
+        for slot in mind.slots() {
+            if slot.backoff {
+                events.push(Event::Fired(Timer::Backoff(slot.slot)));
+            }
+            if slot.healing {
+                events.push(Event::Fired(Timer::Healthy(slot.slot)));
+            }
+            if slot.resolving {
+                events.push(Event::Resolved { slot: slot.slot, release: None });
+            }
+        }
+        let soaking = mind.running().is_some_and(|r| r.stage == RunStage::Soaking);
+        if soaking {
+            events.push(Event::Fired(Timer::Soak));
+        }
+        let friends = events.len();
+        // Ways to fail that lead to the same are tried on one worker of each state, where slots are not told apart.
+        let turn = way as usize % mind.workers().count().max(1);
+        for (number, (id, worker)) in mind.workers().enumerate() {
+            let every = !self.alphabet.forget.seats || number == turn;
+            match worker.state {
+                WorkerState::Booting => {
+                    events.push(Event::BootFailed { worker: id, release_gone: false });
+                    if self.alphabet.gone {
+                        events.push(Event::BootFailed { worker: id, release_gone: true });
+                    }
+                    events.push(Event::Gone(id));
+                    if every {
+                        events.extend([Event::Lost(id), Event::Fired(Timer::BootLate(id))]);
+                    }
+                }
+                WorkerState::Ready => {
+                    events.extend([Event::Exited(id), Event::Gone(id)]);
+                    if every {
+                        events.push(Event::Lost(id));
+                    }
+                }
+                WorkerState::Draining if every => events.extend([Event::Lost(id), Event::Fired(Timer::Overdue(id))]),
+                WorkerState::Draining => {}
+            }
+        }
+        for slot in mind.slots().filter(|s| s.resolving) {
+            let named = |r| Event::Resolved { slot: slot.slot, release: Some(ReleaseId(r)) };
+            events.extend((0..3).map(named));
+        }
+        if self.alphabet.listener {
+            events.push(Event::ListenerLost);
+        }
+        let faulty = events.len();
+        let id = CommandId(u64::from(way) + 1);
+        // While something else runs they are refused alike, whatever they name.
+        let idle = mind.running().is_none() && !matches!(mind.state(), State::Booting | State::Stopping);
+        let mut last = None;
+        for command in &self.alphabet.commands {
+            let kind = std::mem::discriminant(command);
+            if !idle && last.replace(kind) == Some(kind) {
+                continue;
+            }
+            // What was known-good before is not told apart in this search: no way back there.
+            let blind = self.alphabet.forget.history && mind.held().is_none();
+            if blind && matches!(command, Command::Rollback { .. }) && mind.running().is_none() {
+                continue;
+            }
+            events.push(Event::Command { id, command: command.clone() });
+        }
+        (friends, faulty)
+    }
+
+    /// Nothing friendly is left to happen: all is well, and nothing runs.
+    fn check_at_rest(&self, way: u32, mind: &Rollout) {
+        let all =
+            mind.booted_workers() as usize == mind.slots().count() && mind.workers().count() == mind.slots().count();
+        let known_good = mind.known_good();
+        let fallback =
+            mind.workers().any(|(_, w)| w.code.phase == known_good.phase && w.code.release != known_good.release);
+        let rests = match mind.state() {
+            State::Steady | State::Held => true,
+            State::Degraded => fallback,
+            _ => false,
+        };
+        if !all || !rests || !invariant::waiting(mind).is_empty() {
+            panic!("nothing moves any more, the state is {}\n{}", mind.state().as_str(), self.script(way, None));
+        }
+    }
+
+    /// No friendly way goes on for ever (Kahn's topological sort).
+    fn check_friendly_ends(&mut self) {
+        let states = self.first_ways.len();
+        self.friendly.sort_unstable();
+        let mut into = vec![0u32; states];
+        let mut first = vec![0usize; states + 1];
+        for (from, to) in &self.friendly {
+            into[*to as usize] += 1;
+            first[*from as usize + 1] += 1;
+        }
+        for state in 0..states {
+            first[state + 1] += first[state];
+        }
+        let mut ready: Vec<u32> = (0..states as u32).filter(|s| into[*s as usize] == 0).collect();
+        let mut sorted = 0;
+        while let Some(state) = ready.pop() {
+            sorted += 1;
+            for (_, to) in &self.friendly[first[state as usize]..first[state as usize + 1]] {
+                into[*to as usize] -= 1;
+                if into[*to as usize] == 0 {
+                    ready.push(*to);
+                }
+            }
+        }
+        if sorted == states {
+            return;
+        }
+        // What is left reaches a cycle or is reached from one: walk back until a state comes again.
+        let left = |state: u32| into[state as usize] > 0;
+        let back: HashMap<u32, u32> =
+            self.friendly.iter().filter(|(from, to)| left(*from) && left(*to)).map(|(from, to)| (*to, *from)).collect();
+        let mut walk = vec![*back.keys().min().expect("a cycle")];
+        let at = loop {
+            let from = back[walk.last().expect("a state")];
+            if let Some(at) = walk.iter().position(|s| *s == from) {
+                break at;
+            }
+            walk.push(from);
+        };
+        let mut cycle: Vec<u32> = walk[at..].to_vec();
+        cycle.reverse();
+        let shortest = *cycle.iter().min().expect("a state");
+        let ways = cycle.iter().map(|s| self.script(self.first_ways[*s as usize], None));
+        let scripts: Vec<String> = ways.collect();
+        panic!(
+            "friendly steps go round in a circle of {}, for instance from\n{}\nin full\n{}",
+            cycle.len(),
+            self.script(self.first_ways[shortest as usize], None),
+            scripts.join("\n----\n")
+        );
+    }
+
+    /// A way as `testdata` writes it, and one step more.
+    fn script(&self, end: u32, more: Option<u32>) -> String {
+        let mut steps: Vec<(u32, u32)> = more.map(|event| (end, event)).into_iter().collect();
+        let mut way = end;
+        while way != 0 {
+            steps.push(self.ways[way as usize]);
+            way = self.ways[way as usize].0;
+        }
+        let mut mind = self.start();
+        let mut text = format!("settings {}\n> start\n", self.settings);
+        for (number, (way, event)) in steps.into_iter().rev().enumerate() {
+            let mut events = Vec::new();
+            self.events(way, &mind, &mut events);
+            let mut event = events.swap_remove(event as usize);
+            if let Event::Command { id, .. } = &mut event {
+                id.0 = number as u64 + 1;
+            }
+            let mut actions = Vec::new();
+            text += &format!("> {event}\n");
+            mind.step(event, &mut actions);
+            actions.iter().for_each(|action| text += &format!("< {action}\n"));
+        }
+        text
+    }
+}
+
+const ROLL: &[&str] = &["phased-restart r0", "phased-restart r1", "phased-restart r2", "abort", "stop", "halt"];
+
+const HOLD: &[&str] = &[
+    "phased-restart r0 hold",
+    "phased-restart r1 hold",
+    "phased-restart r2 hold",
+    "reload-dir r0",
+    "reload-dir r1",
+    "reload-dir r2",
+    "reload-dir r0 explicit",
+    "reload-dir r1 explicit",
+    "reload-dir r2 explicit",
+    "rollback",
+    "rollback gone",
+    "restart 0",
+    "restart 1",
+    "restart 2",
+];
+
+const SCALE: &[&str] = &["scale 1", "scale 2", "scale 3", "scale -3"];
+
+/// Commands of these lists, told apart by everything but history and refusals, with any number of faults.
+fn with(lists: &[&[&str]]) -> Alphabet {
+    Alphabet {
+        commands: lists.iter().flat_map(|list| list.iter()).map(|line| line.parse().expect("a command")).collect(),
+        gone: false,
+        listener: false,
+        forget: Forget { history: true, refusals: true, seats: false },
+        faults: u8::MAX,
+    }
+}
+
+impl Alphabet {
+    fn faults(mut self, faults: u8) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    /// Whichever slot is which: a sixth of the states of three slots.
+    fn any_seat(mut self) -> Self {
+        self.forget.seats = true;
+        self
+    }
+
+    /// Also back to what was known-good before.
+    fn history(mut self) -> Self {
+        self.forget.history = false;
+        self
+    }
+
+    /// Also with known-good directories that are gone, and whatever `dir` names then.
+    fn gone(mut self) -> Self {
+        (self.gone, self.forget.refusals) = (true, false);
+        self
+    }
+
+    /// Also with listening sockets that are lost.
+    fn listener(mut self) -> Self {
+        self.listener = true;
+        self
+    }
+}
+
+const SURGE_1: &str = "surge=1";
+const SURGE_2: &str = "surge=2";
+const STOP_FIRST: &str = "surge=0 max-unavailable=1";
+const STOP_TWO_FIRST: &str = "surge=0 max-unavailable=2";
+const BUDGETS: [&str; 4] = [SURGE_1, SURGE_2, STOP_FIRST, STOP_TWO_FIRST];
+
+/// Slots, budget, and what is tried there.
+type House = (u32, &'static str, &'static str, Alphabet);
+
+/// What every run of the tests searches. Together: three slots, surge 0 to 2, every outcome and every command.
+fn houses() -> Vec<House> {
+    let mut houses = Vec::new();
+    let scaled = &["scale 0", "scale 1", "scale 2"];
+    let all = with(&[ROLL, HOLD, scaled]).history().faults(1);
+    houses.push((1, SURGE_2, "all commands, scaled to two, history, one fault", all.clone()));
+    houses.push((1, STOP_FIRST, "all commands, scaled to two, history, all losses, one fault", all.gone().listener()));
+    for budget in BUDGETS {
+        let all = with(&[ROLL, HOLD]);
+        houses.push((2, budget, "all commands but scale, any number of faults", all.clone()));
+        houses.push((2, budget, "all commands but scale, history, one fault", all.clone().history().faults(1)));
+        houses.push((2, budget, "all commands but scale, releases gone, two faults", all.clone().gone().faults(2)));
+        houses.push((2, budget, "all commands but scale, listeners lost, two faults", all.listener().faults(2)));
+    }
+    for budget in BUDGETS {
+        let rolling = with(&[ROLL]).any_seat();
+        houses.push((3, budget, "rolling, any number of faults", rolling.clone()));
+        houses.push((3, budget, "rolling, all losses, two faults", rolling.gone().listener().faults(2)));
+        let all = with(&[ROLL, HOLD, SCALE]);
+        let faults = if [SURGE_1, STOP_FIRST].contains(&budget) { 2 } else { 1 };
+        houses.push((3, budget, "all commands, one or two faults", all.clone().any_seat().faults(faults)));
+        if budget == SURGE_1 {
+            houses.push((3, budget, "all commands, slots in order, one fault", all.faults(1)));
+        }
+    }
+    houses
+}
+
+/// The same with more faults at a time.
+fn larger_houses() -> Vec<House> {
+    let mut houses = Vec::new();
+    for budget in BUDGETS {
+        let all = with(&[ROLL, HOLD]);
+        houses.push((2, budget, "all commands but scale, all losses, three faults", all.gone().listener().faults(3)));
+        let all = with(&[ROLL, HOLD, SCALE]).any_seat();
+        houses.push((3, budget, "all commands, three faults", all.clone().faults(3)));
+        houses.push((3, budget, "all commands, history, one fault", all.clone().history().faults(1)));
+        houses.push((3, budget, "all commands, all losses, two faults", all.gone().listener().faults(2)));
+    }
+    houses
+}
+
+/// Searches them all, on every core; returns what was met.
+fn search(mut houses: Vec<House>) -> Rows {
+    houses.reverse();
+    let queue = Mutex::new(houses);
+    let rows = Mutex::new(Rows::default());
+    let sums = Mutex::new((0, 0));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().expect("the queue").pop();
+                    let Some((slots, budget, name, alphabet)) = next else { break };
+                    let search = Search::run(&format!("workers={slots} {budget}"), alphabet);
+                    let (states, steps) = (search.first_ways.len(), search.edges);
+                    println!("{slots} slots, {budget}: {name}: {states} states, {steps} steps");
+                    let mut sums = sums.lock().expect("the sums");
+                    *sums = (sums.0 + states, sums.1 + steps);
+                    rows.lock().expect("the rows").add(search.rows);
+                }
+            });
+        }
+    });
+    let (states, steps) = *sums.lock().expect("the sums");
+    println!("in all {states} states, {steps} steps");
+    rows.into_inner().expect("the rows")
+}
+
+#[test]
+fn every_reachable_state_keeps_the_promises() {
+    let rows = search(houses());
+    rows.print();
+    let missing = rows.missing();
+    assert!(missing.is_empty(), "never met: {missing:#?}");
+}
+
+#[test]
+#[ignore = "takes half an hour"]
+fn more_at_a_time() {
+    search(larger_houses());
+}
