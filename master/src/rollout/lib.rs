@@ -107,6 +107,7 @@ impl Rollout {
 
     /// Takes in one event and appends what is to be done, in order.
     pub fn step(&mut self, event: Event, out: &mut Vec<Action>) {
+        let degraded = self.is_degraded();
         match event {
             Event::Start => {}
             Event::Booted(worker) => self.booted(worker, out),
@@ -120,5 +121,10 @@ impl Rollout {
             Event::Command { id, command } => self.command(id, command, out),
         }
         self.plan(out);
+        match (degraded, self.is_degraded()) {
+            (false, true) => out.push(Action::Note(Note::Degraded)),
+            (true, false) if self.mode == Mode::Idle => out.push(Action::Note(Note::Recovered)),
+            _ => {}
+        }
     }
 }

@@ -15,7 +15,6 @@ use crate::{Mode, Rollout};
 
 impl Rollout {
     pub(crate) fn plan(&mut self, out: &mut Vec<Action>) {
-        let degraded_before = self.is_degraded();
         loop {
             if matches!(self.mode, Mode::Stopping { .. }) {
                 self.plan_stop(out);
@@ -29,11 +28,6 @@ impl Rollout {
             }
         }
         self.answer_scaling(out);
-        match (degraded_before, self.is_degraded()) {
-            (false, true) => out.push(Action::Note(Note::Degraded)),
-            (true, false) if self.mode == Mode::Idle => out.push(Action::Note(Note::Recovered)),
-            _ => {}
-        }
     }
 
     fn plan_stop(&mut self, out: &mut Vec<Action>) {
