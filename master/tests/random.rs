@@ -246,7 +246,7 @@ impl World {
             },
             220..=225 => Command::ReloadDir { release, explicit: which & 1 != 0 },
             226..=231 => Command::Abort,
-            232..=237 => Command::Rollback { gone: how % 8 == 0 },
+            232..=237 => Command::Rollback { gone: how.is_multiple_of(8) },
             238..=245 => Command::Scale(match which % 8 {
                 0 => ScaleTo::Exactly(0),
                 1 => ScaleTo::Exactly(5000),

@@ -4,16 +4,21 @@
 //! good worker and what it replaced is put back, P5 no spawn outside a rollout uses untried code, P6 everybody who
 //! waits is answered once, P8 no timer is armed without a reason.
 
+mod ends;
+mod timers;
+
+pub use ends::waiting;
+
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use proto::Slot;
 
-use crate::action::{Action, Answer, Outcome};
-use crate::event::{CommandId, Event, Timer};
+use crate::action::Action;
+use crate::event::{Event, Timer};
 use crate::run::RunStage;
-use crate::slot::{Worker, WorkerState};
+use crate::slot::WorkerState;
 use crate::{Mode, Rollout};
 
 /// Checks one step.
@@ -24,10 +29,13 @@ pub fn check(before: &Rollout, event: &Event, actions: &[Action], after: &Rollou
     check_drains(before, event, actions, after)?;
     check_spawns(before, actions, after)?;
     check_retries(before, event, actions, after)?;
-    check_put_back(before, after)?;
-    check_ended(before, actions, after)?;
-    check_timers(before, event, actions, after)?;
-    check_answers(before, event, actions, after)?;
+    ends::check_undoing(before, actions, after)?;
+    ends::check_put_back(before, after)?;
+    ends::check_concluded(before, event, actions, after)?;
+    ends::check_ended(before, actions, after)?;
+    ends::check_commands(before, event, actions, after)?;
+    ends::check_answers(before, event, actions, after)?;
+    timers::check_timers(before, event, actions, after)?;
     check_state(after)
 }
 
@@ -122,143 +130,6 @@ fn check_retries(before: &Rollout, event: &Event, actions: &[Action], after: &Ro
         {
             return Err(format!("worker {id} did not boot and its slot {slot} is tried again at once"));
         }
-    }
-    Ok(())
-}
-
-/// P4: a slot that is to be put back is, unless another release was made known-good.
-fn check_put_back(before: &Rollout, after: &Rollout) -> Result<(), String> {
-    if before.known_good != after.known_good || matches!(after.mode, Mode::Stopping { .. }) {
-        return Ok(());
-    }
-    for slot in before.slot_numbers() {
-        let wanted = |r: &Rollout| r.slot(slot).is_some_and(|s| s.put_back);
-        let foreign = |w: &Worker| w.code.release != after.known_good.release && !after.is_fallback(w);
-        let serves = after.living(slot).any(|(_, w)| w.state == WorkerState::Ready && foreign(w));
-        if wanted(before) && !wanted(after) && serves {
-            return Err(format!("P4: slot {slot} is not put back any more and serves other code"));
-        }
-    }
-    Ok(())
-}
-
-/// P4, P6: what the end of a rollout says is so.
-fn check_ended(before: &Rollout, actions: &[Action], after: &Rollout) -> Result<(), String> {
-    let Some(run) = before.run() else { return Ok(()) };
-    for action in actions {
-        let Action::Ended(ended) = action else { continue };
-        if ended.stopped {
-            continue;
-        }
-        let all = after.slot_numbers().all(|s| after.is_ready(s));
-        let candidate = |w: &Worker| w.state == WorkerState::Ready && w.code == run.to;
-        if ended.outcome == Outcome::Aborted && !all {
-            return Err(String::from("P6: 'the old code serves everywhere' and a slot serves nobody"));
-        }
-        if ended.outcome == Outcome::Aborted
-            && run.to.release != after.known_good.release
-            && after.workers.values().any(candidate)
-        {
-            return Err(String::from("P4: 'the old code serves everywhere' and a refused candidate serves"));
-        }
-        let drains = |r: &Rollout, id| r.workers.get(id).is_some_and(|w| w.state == WorkerState::Draining);
-        let of_it = |id| run.touched.contains(&before.workers[id].slot) && drains(before, id) && drains(after, id);
-        if before.workers.keys().any(of_it) {
-            return Err(String::from("the rollout has ended and something of it drains"));
-        }
-    }
-    Ok(())
-}
-
-/// Which timers a state needs, and which may be armed besides.
-fn timers(state: &Rollout) -> (Vec<Timer>, Vec<Timer>) {
-    let (mut needed, mut allowed) = (Vec::with_capacity(8), Vec::new());
-    for (id, worker) in &state.workers {
-        match worker.state {
-            WorkerState::Booting => needed.push(Timer::BootLate(*id)),
-            WorkerState::Ready => {}
-            // Once it has fired the worker is being killed, and more cannot be done.
-            WorkerState::Draining if worker.killed => allowed.push(Timer::Overdue(*id)),
-            WorkerState::Draining => needed.push(Timer::Overdue(*id)),
-        }
-    }
-    for (slot, seat) in state.slots.iter().zip(0..) {
-        if slot.backoff {
-            needed.push(Timer::Backoff(Slot(seat)));
-        }
-        if slot.healing {
-            needed.push(Timer::Healthy(Slot(seat)));
-        }
-    }
-    if state.run().is_some_and(|r| r.stage == RunStage::Soaking) {
-        needed.push(Timer::Soak);
-    }
-    (needed, allowed)
-}
-
-/// P8: every timer that is armed has a reason, and every reason its timer.
-fn check_timers(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
-    let (mut armed, mut maybe) = timers(before);
-    if let Event::Fired(timer) = event {
-        armed.retain(|t| t != timer);
-        maybe.retain(|t| t != timer);
-    }
-    for action in actions {
-        match action {
-            Action::Arm(timer, time) if time.is_zero() => return Err(format!("{timer} is armed for no time")),
-            Action::Arm(timer, _) => armed.push(*timer),
-            Action::Disarm(timer) => {
-                armed.retain(|t| t != timer);
-                maybe.retain(|t| t != timer);
-            }
-            _ => {}
-        }
-    }
-    let (needed, allowed) = timers(after);
-    if let Some(timer) = needed.iter().find(|t| !armed.contains(t)) {
-        return Err(format!("P8: {timer} should be armed and is not"));
-    }
-    if let Some(timer) = armed.iter().chain(&maybe).find(|t| !needed.contains(t) && !allowed.contains(t)) {
-        return Err(format!("P8: {timer} is armed without a reason"));
-    }
-    Ok(())
-}
-
-/// Everybody who waits for an answer.
-#[must_use]
-pub fn waiting(state: &Rollout) -> Vec<CommandId> {
-    let mut waiting: Vec<CommandId> = state.scaling.iter().map(|s| s.command).collect();
-    match &state.mode {
-        Mode::Running(run) => {
-            waiting.push(run.command);
-            waiting.extend(&run.aborts);
-        }
-        Mode::Stopping { waiting: stopping, .. } => waiting.extend(stopping),
-        Mode::Starting | Mode::Idle => {}
-    }
-    waiting
-}
-
-/// P6: who asks waits until the last word, and hears it once.
-fn check_answers(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
-    let mut open = waiting(before);
-    if let Event::Command { id, .. } = event {
-        open.push(*id);
-    }
-    for action in actions {
-        let Action::Reply { command, answer } = action else { continue };
-        let Some(at) = open.iter().position(|id| id == command) else {
-            return Err(format!("P6: command {} is answered and does not wait", command.0));
-        };
-        if !matches!(answer, Answer::Accepted { .. }) {
-            open.remove(at);
-        }
-    }
-    let mut still = waiting(after);
-    open.sort_unstable();
-    still.sort_unstable();
-    if open != still {
-        return Err(format!("P6: {open:?} should wait for an answer, {still:?} do"));
     }
     Ok(())
 }

@@ -187,6 +187,8 @@ impl Rollout {
             Outcome::Promoted
         } else if hold && to.release != self.known_good.release {
             self.held = Some(to);
+            // It serves every slot, whatever an earlier rollout had left to put back there.
+            self.slots.iter_mut().for_each(|slot| slot.put_back = false);
             out.push(Action::Note(Note::Held(to.release)));
             Outcome::Held
         } else {

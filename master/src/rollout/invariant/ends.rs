@@ -1,0 +1,181 @@
+//! P4, P6: how rollouts and commands end.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::action::{Action, Answer, Note, Outcome};
+use crate::event::{Command, CommandId, Event, Timer};
+use crate::run::{Kind, RunStage};
+use crate::slot::{Worker, WorkerState};
+use crate::{Mode, Rollout};
+
+/// P4: a slot that is to be put back is, unless another release was made known-good or held.
+pub(super) fn check_put_back(before: &Rollout, after: &Rollout) -> Result<(), String> {
+    if before.known_good != after.known_good || before.held != after.held || matches!(after.mode, Mode::Stopping { .. })
+    {
+        return Ok(());
+    }
+    for slot in before.slot_numbers() {
+        let wanted = |r: &Rollout| r.slot(slot).is_some_and(|s| s.put_back);
+        let foreign = |w: &Worker| w.code.release != after.known_good.release && !after.is_fallback(w);
+        let serves = after.living(slot).any(|(_, w)| w.state == WorkerState::Ready && foreign(w));
+        if wanted(before) && !wanted(after) && serves {
+            return Err(format!("P4: slot {slot} is not put back any more and serves other code"));
+        }
+    }
+    Ok(())
+}
+
+/// P4, P6: what the end of a rollout says is so.
+pub(super) fn check_ended(before: &Rollout, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    let Some(run) = before.run() else { return Ok(()) };
+    for action in actions {
+        let Action::Ended(ended) = action else { continue };
+        if ended.stopped {
+            continue;
+        }
+        let all = after.slot_numbers().all(|s| after.is_ready(s));
+        let candidate = |w: &Worker| w.state == WorkerState::Ready && w.code == run.to;
+        if ended.outcome == Outcome::Aborted && !all {
+            return Err(String::from("P6: 'the old code serves everywhere' and a slot serves nobody"));
+        }
+        if ended.outcome == Outcome::Aborted
+            && run.to.release != after.known_good.release
+            && after.workers.values().any(candidate)
+        {
+            return Err(String::from("P4: 'the old code serves everywhere' and a refused candidate serves"));
+        }
+        let drains = |r: &Rollout, id| r.workers.get(id).is_some_and(|w| w.state == WorkerState::Draining);
+        let of_it = |id| run.touched.contains(&before.workers[id].slot) && drains(before, id) && drains(after, id);
+        if before.workers.keys().any(of_it) {
+            return Err(String::from("the rollout has ended and something of it drains"));
+        }
+    }
+    Ok(())
+}
+
+/// A candidate is promoted or held when it serves every slot and its soak is over, and not before.
+pub(super) fn check_concluded(
+    before: &Rollout,
+    event: &Event,
+    actions: &[Action],
+    after: &Rollout,
+) -> Result<(), String> {
+    let word = |a: &Action| matches!(a, Action::Note(Note::Promoted(_) | Note::Held(_)));
+    if !actions.iter().any(word) {
+        return Ok(());
+    }
+    let Some(run) = before.run() else { return Err(String::from("promoted, and no rollout ran")) };
+    let serves = |s| after.living(s).any(|(_, w)| w.state == WorkerState::Ready && w.code == run.to);
+    if run.kind != Kind::Restart && !after.slot_numbers().all(serves) {
+        return Err(String::from("P4: promoted, and a slot does not serve it"));
+    }
+    if !run.soak.is_zero() && *event != Event::Fired(Timer::Soak) {
+        return Err(String::from("P4: promoted before the soak was over"));
+    }
+    Ok(())
+}
+
+/// A command that is refused changes nothing; one that is not changes what it is about.
+pub(super) fn check_commands(
+    before: &Rollout,
+    event: &Event,
+    actions: &[Action],
+    after: &Rollout,
+) -> Result<(), String> {
+    let Event::Command { id, command } = event else { return Ok(()) };
+    let refused = |a: &Action| matches!(a, Action::Reply { command, answer: Answer::Refused(_) } if command == id);
+    if actions.iter().any(refused) {
+        return match actions {
+            [_] if before == after => Ok(()),
+            _ => Err(String::from("a refused command changes something")),
+        };
+    }
+    let always = matches!(command, Command::Stop | Command::Halt | Command::Abort);
+    if !always && !matches!(before.mode, Mode::Idle) {
+        return Err(String::from("a command is taken while something else runs"));
+    }
+    for action in actions {
+        let Action::Drain { worker, .. } = action else { continue };
+        // Whoever is to be put back anyway may have waited for just this.
+        let serves = |w: &&Worker| w.state == WorkerState::Ready && !before.is_bad(w);
+        let Some(worker) = before.workers.get(worker).filter(serves) else { continue };
+        match command {
+            Command::ReloadDir { .. } => return Err(String::from("reload-dir restarts something")),
+            Command::Scale(_) if after.slot(worker.slot).is_some() => {
+                return Err(format!("scale ends the worker of slot {}, which stays", worker.slot));
+            }
+            Command::Restart(slot) if *slot != worker.slot => {
+                return Err(format!("restart {slot} ends the worker of slot {}", worker.slot));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// While a rollout is undone, what it has not replaced is left alone.
+pub(super) fn check_undoing(before: &Rollout, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    let Some(run) = after.run() else { return Ok(()) };
+    if matches!(run.stage, RunStage::RollingBack(_)) && after.slots.iter().any(|s| s.backoff) {
+        return Err(String::from("a slot is in backoff and the rollback goes on"));
+    }
+    if !matches!(run.stage, RunStage::RollingBack(_) | RunStage::GivingUp) {
+        return Ok(());
+    }
+    for action in actions {
+        let Action::Drain { worker: id, .. } = action else { continue };
+        let Some(worker) = before.workers.get(id).filter(|w| w.state == WorkerState::Ready) else { continue };
+        let put_back = |r: &Rollout| r.slot(worker.slot).is_some_and(|s| s.put_back);
+        let stale = after.workers.get(id).is_some_and(|w| w.stale);
+        if !before.is_candidate(worker) && !put_back(before) && !put_back(after) && !stale {
+            return Err(format!("P4: worker {id} had not been replaced and is drained by a rollback"));
+        }
+    }
+    Ok(())
+}
+
+/// Everybody who waits for an answer.
+#[must_use]
+pub fn waiting(state: &Rollout) -> Vec<CommandId> {
+    let mut waiting: Vec<CommandId> = state.scaling.iter().map(|s| s.command).collect();
+    match &state.mode {
+        Mode::Running(run) => {
+            waiting.push(run.command);
+            waiting.extend(&run.aborts);
+        }
+        Mode::Stopping { waiting: stopping, .. } => waiting.extend(stopping),
+        Mode::Starting | Mode::Idle => {}
+    }
+    waiting
+}
+
+/// P6: who asks waits until the last word, and hears it once.
+pub(super) fn check_answers(
+    before: &Rollout,
+    event: &Event,
+    actions: &[Action],
+    after: &Rollout,
+) -> Result<(), String> {
+    let mut open = waiting(before);
+    if let Event::Command { id, .. } = event {
+        open.push(*id);
+    }
+    for action in actions {
+        let Action::Reply { command, answer } = action else { continue };
+        let Some(at) = open.iter().position(|id| id == command) else {
+            return Err(format!("P6: command {} is answered and does not wait", command.0));
+        };
+        if !matches!(answer, Answer::Accepted { .. }) {
+            open.remove(at);
+        }
+    }
+    let mut still = waiting(after);
+    open.sort_unstable();
+    still.sort_unstable();
+    if open != still {
+        return Err(format!("P6: {open:?} should wait for an answer, {still:?} do"));
+    }
+    Ok(())
+}
