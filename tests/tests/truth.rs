@@ -237,6 +237,7 @@ fn the_master_goes_away_while_ctl_waits() {
     process::signal(master.pid(), Signal::SIGKILL);
     let said = ctl.end().expect(10);
     assert!(said.stderr.contains("unknown"), "{}", said.stderr);
+    site.until_ended(master.pid());
     master.ctl(&["status"]).expect(7);
 }
 
@@ -315,7 +316,9 @@ fn ctl_finds_its_master_or_says_where_it_looked() {
         command.env("RUNTIME_DIRECTORY", &runtime).env("TMPDIR", site.root()).args(args);
         Ctl::start(&mut command).end()
     };
-    let none = run(&["status", "--name", "nobody-of-this-name"]).expect(7);
+    let none = run(&["status", "--name", "nobody-of-this-name"]);
+    // Where a master of root's runs, its folder is closed to others: then there may be one of this name.
+    assert!(none.code == Some(7) || (none.code == Some(8) && !nix::unistd::geteuid().is_root()), "{none:?}");
     assert!(none.stderr.contains(runtime.to_str().unwrap()), "{}", none.stderr);
     site.release("41", "");
     site.deploy("41");
