@@ -18,7 +18,7 @@ use proto::Slot;
 use crate::action::Action;
 use crate::event::{Event, Timer};
 use crate::run::RunStage;
-use crate::slot::WorkerState;
+use crate::slot::{Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 /// Checks one step.
@@ -29,6 +29,7 @@ pub fn check(before: &Rollout, event: &Event, actions: &[Action], after: &Rollou
     check_drains(before, event, actions, after)?;
     check_spawns(before, actions, after)?;
     check_retries(before, event, actions, after)?;
+    check_order(before, event, actions, after)?;
     ends::check_undoing(before, actions, after)?;
     ends::check_put_back(before, after)?;
     ends::check_concluded(before, event, actions, after)?;
@@ -129,6 +130,40 @@ fn check_retries(before: &Rollout, event: &Event, actions: &[Action], after: &Ro
             && !after.workers.get(worker).is_some_and(|w| after.is_candidate(w))
         {
             return Err(format!("worker {id} did not boot and its slot {slot} is tried again at once"));
+        }
+    }
+    Ok(())
+}
+
+/// Which slot comes first: one that serves nobody, and in a degraded state one after the other.
+fn check_order(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    if let (Some(run), Some(now)) = (before.run(), after.run())
+        && now.stage == RunStage::Rolling
+        && now.only.is_none()
+    {
+        let ends = match event {
+            Event::Exited(id) | Event::Lost(id) | Event::Gone(id) => before.workers.get(id).map(|w| w.slot),
+            _ => None,
+        };
+        let served = now.touched.difference(&run.touched).any(|s| before.is_ready(*s) && Some(*s) != ends);
+        let waits = |s: &Slot| !now.touched.contains(s) && !after.is_ready(*s);
+        if let (true, Some(slot)) = (served, after.slot_numbers().find(waits)) {
+            return Err(format!("slot {slot} serves nobody and is not the next"));
+        }
+    }
+    let ran = before.next_run != after.next_run;
+    if before.mode != Mode::Idle || after.mode != Mode::Idle || ran {
+        return Ok(());
+    }
+    let mut tried = after.slots.iter().any(|s| s.backoff);
+    tried |= before.workers.iter().any(|(id, w)| {
+        w.state == WorkerState::Booting && after.workers.get(id).is_some_and(|w| w.state == WorkerState::Booting)
+    });
+    for action in actions {
+        let Action::Spawn { slot, .. } = action else { continue };
+        let refused = |w: &Worker| after.is_bad(w) && !w.stale;
+        if after.living(*slot).any(|(_, w)| refused(w)) && core::mem::replace(&mut tried, true) {
+            return Err(format!("slot {slot} is put back while another one is tried"));
         }
     }
     Ok(())

@@ -71,6 +71,11 @@ impl Rollout {
                 self.slot_numbers().filter(|s| !run.touched.contains(s) && run.only.is_none_or(|o| o == *s));
             let Some(next) = untouched.min_by_key(|s| (self.is_ready(*s), *s)) else { return };
             self.touch(next, out);
+            // Whoever served there has crashed since the rollout began, and comes back.
+            let crashed = budget.surge > 0 && !self.is_ready(next);
+            if let Some(state) = self.slot_mut(next) {
+                state.lost_old = crashed;
+            }
         }
     }
 
@@ -125,7 +130,8 @@ impl Rollout {
         // Seats where nobody sits and nobody is coming.
         for slot in &slots {
             if self.living(*slot).next().is_none() && self.may_spawn(*slot) {
-                match self.candidate_for(*slot) {
+                let lost_old = self.slot(*slot).is_some_and(|s| s.lost_old);
+                match self.candidate_for(*slot).filter(|_| !lost_old) {
                     Some(code) => self.spawn_within(*slot, code, true, out),
                     None => self.spawn_within(*slot, self.code_for(*slot), false, out),
                 }

@@ -71,6 +71,9 @@ pub(super) fn check_concluded(
     if run.kind != Kind::Restart && !after.slot_numbers().all(serves) {
         return Err(String::from("P4: promoted, and a slot does not serve it"));
     }
+    if run.kind == Kind::Rollback && after.previous.len() >= before.previous.len() {
+        return Err(String::from("a rollback did not go further back"));
+    }
     if !run.soak.is_zero() && *event != Event::Fired(Timer::Soak) {
         return Err(String::from("P4: promoted before the soak was over"));
     }
@@ -95,6 +98,15 @@ pub(super) fn check_commands(
     let always = matches!(command, Command::Stop | Command::Halt | Command::Abort);
     if !always && !matches!(before.mode, Mode::Idle) {
         return Err(String::from("a command is taken while something else runs"));
+    }
+    let left = after.slots.len() as u32;
+    if matches!(command, Command::Scale(_)) && left < before.slots.len() as u32 && after.ready_slots() < after.needed()
+    {
+        return Err(format!("P2: {} of {left} slots are left ready by a scale", after.ready_slots()));
+    }
+    let dropped = before.held.filter(|_| matches!(command, Command::Rollback { .. }));
+    if dropped.is_some_and(|held| !after.refused.contains(&held.release)) {
+        return Err(String::from("P5: a release is rolled back from and not refused"));
     }
     for action in actions {
         let Action::Drain { worker, .. } = action else { continue };
@@ -123,6 +135,14 @@ pub(super) fn check_undoing(before: &Rollout, actions: &[Action], after: &Rollou
     }
     if !matches!(run.stage, RunStage::RollingBack(_) | RunStage::GivingUp) {
         return Ok(());
+    }
+    for slot in after.slot_numbers() {
+        let put_back = |r: &Rollout| r.slot(slot).is_some_and(|s| s.put_back);
+        let old = |w: &Worker| w.state == WorkerState::Ready && w.run.is_none();
+        let aborted = before.run().is_some_and(|r| r.stage != run.stage);
+        if aborted && !put_back(before) && put_back(after) && after.living(slot).any(|(_, w)| old(w)) {
+            return Err(format!("P4: slot {slot} had not been replaced and is to be put back"));
+        }
     }
     for action in actions {
         let Action::Drain { worker: id, .. } = action else { continue };
