@@ -142,6 +142,9 @@ fn no_signal_is_blocked_or_ignored_whatever_the_masters_own_are() {
         ["SigBlk:", "0000000000000000", "SigIgn:", "0000000000000000"],
         "{text}"
     );
+    // The shell may have unblocked some by itself; the fixture has not.
+    let status = master.get("/status");
+    assert!(status.contains("SigBlk:\t0000000000000000\n"), "{status}");
 }
 
 #[test]
