@@ -89,6 +89,13 @@ pub(crate) enum Command {
     Halt,
 }
 
+impl Command {
+    /// Whether it changes something: then its exit code is about that, and not about what could be printed.
+    pub(crate) fn acts(&self) -> bool {
+        !matches!(self, Self::Status | Self::Stats | Self::Report | Self::Events)
+    }
+}
+
 /// How to restart.
 #[derive(Debug, Args)]
 pub(crate) struct PhasedRestart {

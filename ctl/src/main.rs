@@ -47,18 +47,19 @@ impl Said {
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().collect();
-    let said = match cli::parse(&args) {
-        Ok(cli) => run(&cli).unwrap_or_else(|f| failed(&f, cli.json)),
-        Err(e) => misused(&e, args.iter().any(|a| a == "--json")),
+    let (said, acts) = match cli::parse(&args) {
+        Ok(cli) => (run(&cli).unwrap_or_else(|f| failed(&f, cli.json)), cli.command.acts()),
+        Err(e) => (misused(&e, args.iter().any(|a| a == "--json")), false),
     };
     let printed = print(&mut io::stdout().lock(), &said.out);
     let _ = print(&mut io::stderr().lock(), &said.err);
     ExitCode::from(match printed {
-        Err(e) if said.code == Code::Done => {
+        Err(e) => {
             let _ = print(&mut io::stderr().lock(), &format!("error: writing to standard output: {e}\n"));
-            number(Code::Failed)
+            // What was done is done, also when a full disk under a log cannot take the word of it.
+            number(if said.code == Code::Done && !acts { Code::Failed } else { said.code })
         }
-        _ => number(said.code),
+        Ok(()) => number(said.code),
     })
 }
 

@@ -101,7 +101,9 @@ fn quoted(out: &mut String, line: &str) {
 
 fn headline(out: &mut String, indent: &str, r: &BootReport) {
     let (release, message, took) = (text(&r.release), clean(&r.message), seconds(r.millis));
-    let _ = writeln!(out, "{indent}{release}, slot {}, stage {}: {message} after {took}", r.slot, r.stage);
+    // "exited with status 1 after 0.83s"; a sentence that is no end of a process stands for itself.
+    let took = if r.exit.is_some() { format!(" after {took}") } else { format!(" (after {took})") };
+    let _ = writeln!(out, "{indent}{release}, slot {}, stage {}: {message}{took}", r.slot, r.stage);
 }
 
 fn seconds(millis: u64) -> String {
@@ -143,7 +145,13 @@ pub(crate) fn status(s: &Stats) -> String {
             .join(" and "),
     };
     let (name, state) = (clean(&s.name), clean(&s.state));
-    format!("{name}: {state}, {}/{} workers on {on}\n", s.booted_workers, s.workers)
+    let good = match serving.as_slice() {
+        [(release, _, _)] if *release != s.release && s.rollout.is_none() => {
+            format!("; respawns use {}", text(&s.release))
+        }
+        _ => String::new(),
+    };
+    format!("{name}: {state}, {}/{} workers on {on}{good}\n", s.booted_workers, s.workers)
 }
 
 /// `stats`: everything. `now` is for ages.

@@ -33,7 +33,7 @@ impl WorkerExe {
     /// # Errors
     /// Names the path when it cannot be opened.
     pub(crate) fn find() -> Result<Self> {
-        let path = match std::env::var_os("PHASED_WORKER") {
+        let path = match std::env::var_os("PHASED_WORKER").filter(|path| !path.is_empty()) {
             Some(path) => PathBuf::from(path),
             None => std::env::current_exe().context("cannot tell where this executable is")?.with_file_name("worker"),
         };

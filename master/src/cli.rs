@@ -36,9 +36,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "NAME", default_value = "web")]
     pub(crate) process: String,
 
-    /// How many slots [default: the number of CPUs]
-    #[arg(long, value_name = "N", env = "WEB_CONCURRENCY", hide_env_values = true,
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS)))]
+    /// How many slots [default: $WEB_CONCURRENCY, else the number of CPUs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS)))]
     pub(crate) workers: Option<u32>,
 
     /// [NAME=]tcp://HOST:PORT or [NAME=]unix:///PATH[?mode=0660&group=NAME]; repeatable
@@ -135,7 +134,7 @@ impl ReadyHow {
 impl Cli {
     /// Parses the process's arguments; usage errors, `--help` and `--version` end the process here.
     pub(crate) fn from_args() -> Self {
-        let cli = Self::parse();
+        let mut cli = Self::parse();
         if let Err(error) = cli.check() {
             use clap::CommandFactory;
             Self::command().error(clap::error::ErrorKind::ValueValidation, error).exit();
@@ -143,7 +142,11 @@ impl Cli {
         cli
     }
 
-    fn check(&self) -> Result<()> {
+    /// Works out what clap cannot, and checks what goes together.
+    fn check(&mut self) -> Result<()> {
+        if self.workers.is_none() {
+            self.workers = web_concurrency(std::env::var("WEB_CONCURRENCY").ok())?;
+        }
         if self.surge == 0 && self.max_unavailable == 0 {
             bail!("--surge 0 needs --max-unavailable 1 or more: with neither, no worker could ever be replaced");
         }
@@ -158,6 +161,15 @@ impl Cli {
             bail!("--ready accepting needs a socket to accept on: add --listen, or use --ready notify or alive:5s");
         }
         Ok(())
+    }
+}
+
+/// `$WEB_CONCURRENCY`, where it says something.
+fn web_concurrency(value: Option<String>) -> Result<Option<u32>> {
+    let Some(value) = value.filter(|v| !v.trim().is_empty()) else { return Ok(None) };
+    match value.trim().parse() {
+        Ok(n) if (1..=MAX_WORKERS).contains(&n) => Ok(Some(n)),
+        _ => bail!("$WEB_CONCURRENCY is '{value}': a number from 1 to {MAX_WORKERS} (or use --workers)"),
     }
 }
 
@@ -238,6 +250,15 @@ mod tests {
         }
         assert!(parse_signal("KILL").is_err());
         assert!(parse_signal("NONE").is_err());
+    }
+
+    #[test]
+    fn an_empty_variable_says_nothing() {
+        let parse = |text: &str| web_concurrency(Some(text.into()));
+        assert_eq!(parse("").unwrap(), None);
+        assert_eq!(parse("3").unwrap(), Some(3));
+        assert!(parse("abc").unwrap_err().to_string().contains("WEB_CONCURRENCY is 'abc'"));
+        assert!(parse("0").is_err());
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! A worker is the subreaper of its app, so that nothing of the app is left when the worker ends by itself. When it
 //! is killed, everything below it falls to the next subreaper: the master. Its children that are not workers are
-//! therefore left-overs of a dead worker. The token in their environment tells of which; where it cannot be read or
-//! was overwritten (Perl's `$0=` does) they belong to whoever died last.
+//! therefore left-overs of a dead worker. The token in their environment tells of which, or their process group; where
+//! neither does (Perl's `$0=` erases the one, setsid the other) they belong to whoever died last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -37,19 +37,22 @@ impl Leftovers {
         }
     }
 
-    /// A worker process has died. True when something of its app is left.
-    pub(crate) fn worker_died(
-        &mut self,
-        worker: Incarnation,
-        app_pid: Option<i32>,
-        workers: &BTreeSet<i32>,
-        token: impl Fn(Incarnation) -> String,
-    ) -> bool {
+    /// A worker process has died. Several may die at once: all are told before anybody looks whose left-overs are whose.
+    pub(crate) fn worker_died(&mut self, worker: Incarnation, app_pid: Option<i32>) {
         self.dead.insert(worker, Dead { app_pid, stop: None, told: BTreeSet::new() });
-        self.look(workers, token);
-        let left = self.remains(worker);
-        if !left {
-            self.dead.remove(&worker);
+    }
+
+    /// Which of the workers that have just died have left something behind.
+    pub(crate) fn left_by(
+        &mut self,
+        died: &[Incarnation],
+        workers: &BTreeSet<i32>,
+        whose: impl Fn(i32) -> Option<Incarnation>,
+    ) -> BTreeSet<Incarnation> {
+        self.look(workers, whose);
+        let left: BTreeSet<_> = died.iter().copied().filter(|id| self.remains(*id)).collect();
+        for id in died.iter().filter(|id| !left.contains(id)) {
+            self.dead.remove(id);
         }
         left
     }
@@ -58,12 +61,12 @@ impl Leftovers {
     pub(crate) fn cleared(
         &mut self,
         workers: &BTreeSet<i32>,
-        token: impl Fn(Incarnation) -> String,
+        whose: impl Fn(i32) -> Option<Incarnation>,
     ) -> Vec<Incarnation> {
         if self.dead.is_empty() {
             return Vec::new();
         }
-        self.look(workers, token);
+        self.look(workers, whose);
         let over: Vec<_> = self.dead.keys().copied().filter(|id| !self.remains(*id)).collect();
         for id in &over {
             self.dead.remove(id);
@@ -79,19 +82,15 @@ impl Leftovers {
         self.owners.values().any(|owner| *owner == Some(worker))
     }
 
-    /// Sees which children we have now, and whose they are.
-    fn look(&mut self, workers: &BTreeSet<i32>, token: impl Fn(Incarnation) -> String) {
+    /// Sees which children we have now, and whose they are: also of workers whose death is not known yet.
+    fn look(&mut self, workers: &BTreeSet<i32>, whose: impl Fn(i32) -> Option<Incarnation>) {
         let now: BTreeSet<i32> = children_of_self().into_iter().filter(|pid| !workers.contains(pid)).collect();
         self.owners.retain(|pid, _| now.contains(pid));
         for pid in now {
-            if self.owners.contains_key(&pid) {
-                continue;
+            if !self.owners.contains_key(&pid) {
+                let owner = whose(pid).or_else(|| self.dead.keys().next_back().copied());
+                self.owners.insert(pid, owner);
             }
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let by_token = self.dead.keys().find(|id| contains(&environment, token(**id).as_bytes()));
-            let by_app = self.dead.iter().find(|(_, d)| d.app_pid == Some(pid)).map(|(id, _)| id);
-            let owner = by_token.or(by_app).or_else(|| self.dead.keys().next_back()).copied();
-            self.owners.insert(pid, owner);
         }
     }
 
@@ -132,8 +131,12 @@ impl Leftovers {
     }
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|w| w == needle)
+/// The value of a variable in a process's environment, as it was when the process was executed.
+pub(crate) fn variable(pid: i32, name: &str) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut entries = environment.split(|b| *b == 0);
+    let value = entries.find_map(|e| e.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    String::from_utf8(value.to_vec()).ok()
 }
 
 fn uid_of(pid: i32) -> Option<u32> {

@@ -65,14 +65,15 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Takes over a socket that a service manager has bound.
+    /// Takes over a socket that a service manager has bound and passed as fd `number`.
     ///
     /// # Errors
     /// When the fd is not a listening stream socket.
-    pub(crate) fn inherit(fd: OwnedFd, name: String) -> Result<Self> {
-        let number = fd.as_raw_fd();
-        if !getsockopt(&fd, sockopt::AcceptConn).with_context(|| format!("LISTEN_FDS: fd {number} is not a socket"))? {
-            bail!("LISTEN_FDS: fd {number} is not a listening socket");
+    pub(crate) fn inherit(fd: OwnedFd, number: i32, name: String) -> Result<Self> {
+        if !getsockopt(&fd, sockopt::AcceptConn)
+            .with_context(|| format!("LISTEN_FDS: fd {number} ({name}) is not a socket"))?
+        {
+            bail!("LISTEN_FDS: fd {number} ({name}) is not a listening stream socket; see the socket unit");
         }
         let place = Place::Tcp(SocketAddr::from(([0, 0, 0, 0], 0)));
         let mut listener = Self { name, fd, place, spare: None, inherited: true };
@@ -228,7 +229,9 @@ fn open_tcp(address: SocketAddr) -> Result<OwnedFd> {
     match bind(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Err(Errno::EADDRINUSE) => {
             let holder = holder::of_port(address).unwrap_or_else(|| "another process".into());
-            bail!("address in use: {holder} listens there")
+            // A worker that outlived its master keeps the socket until its app has finished.
+            let drains = if holder.ends_with("(worker)") { "; it ends when its app has drained" } else { "" };
+            bail!("address in use: {holder} listens there{drains}")
         }
         Err(Errno::EACCES) => bail!("permission denied: ports below 1024 need root or CAP_NET_BIND_SERVICE"),
         other => other?,

@@ -66,8 +66,8 @@ fn start(cli: Cli, inherited: Vec<(OwnedFd, String)>) -> Result<ExitCode> {
     let inherited = child::reserve_fds(fds, addresses.len())?.into_iter().zip(names);
     let control = Control::bind(&site.socket)?;
     let mut listeners = Vec::new();
-    for (fd, name) in inherited {
-        listeners.push(Listener::inherit(fd, name)?);
+    for ((fd, name), number) in inherited.zip(FIRST_INHERITED..) {
+        listeners.push(Listener::inherit(fd, number, name)?);
     }
     for (n, address) in addresses.iter().enumerate() {
         listeners.push(Listener::bind(address, n)?);
@@ -97,6 +97,9 @@ fn start(cli: Cli, inherited: Vec<(OwnedFd, String)>) -> Result<ExitCode> {
     }
 }
 
+/// Where inherited sockets begin (`SD_LISTEN_FDS_START` of sd_listen_fds(3)).
+const FIRST_INHERITED: i32 = 3;
+
 fn inherited_sockets() -> Vec<(OwnedFd, String)> {
     if !cli::inherits_sockets() {
         return Vec::new();
@@ -104,7 +107,7 @@ fn inherited_sockets() -> Vec<(OwnedFd, String)> {
     let count = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':').filter(|n| !n.is_empty()).map(String::from);
-    sys::adopt_fds(3, count)
+    sys::adopt_fds(FIRST_INHERITED, count)
         .into_iter()
         .zip(0..)
         .map(|(fd, n)| (fd, names.next().unwrap_or_else(|| format!("inherited{n}"))))

@@ -39,6 +39,15 @@ pub(crate) struct Subject {
     pub(crate) evidence: String,
     /// "stage ready: exited with status 1 after 0.83s"
     pub(crate) failure: String,
+    /// "killed by SIGKILL after 12.00s"
+    pub(crate) ending: String,
+}
+
+impl Subject {
+    /// How a report ends, in both forms.
+    pub(crate) fn endings(report: Option<&BootReport>) -> (String, String) {
+        report.map_or_else(|| ("no report".into(), "nobody knows how".into()), |r| (failure(r), ending(r)))
+    }
 }
 
 /// A note as a line.
@@ -86,7 +95,7 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
                 Some(Duration::ZERO) => "; respawning".into(),
                 Some(delay) => format!("; respawning in {}", seconds(*delay)),
             };
-            Line::Error(format!("slot {}: {} died, {}{then}", s.slot, s.release, s.failure))
+            Line::Error(format!("slot {}: {} died: {}{then}", s.slot, s.release, s.ending))
         }
         Note::Fallback { slot, release } => Line::Error(format!(
             "slot {slot}: the known-good release directory is gone; trying what dir names now, {}",
@@ -119,7 +128,16 @@ fn seconds(duration: Duration) -> String {
 
 /// A failure in one line.
 pub(crate) fn failure(report: &BootReport) -> String {
-    format!("stage {}: {} after {:.2}s", report.stage, report.message, report.millis as f64 / 1000.0)
+    format!("stage {}: {}", report.stage, ending(report))
+}
+
+/// "exited with status 1 after 0.83s"; a sentence that is no end of a process stands for itself.
+fn ending(report: &BootReport) -> String {
+    let seconds = report.millis as f64 / 1000.0;
+    match report.exit {
+        Some(_) => format!("{} after {seconds:.2}s", report.message),
+        None => format!("{} (after {seconds:.2}s)", report.message),
+    }
 }
 
 /// "exited with status 1", "killed by SIGSEGV".
@@ -165,6 +183,12 @@ pub(crate) fn ended(ended: &Ended, kind: Kind, from: &str, to: &str, releases: &
                 None => (Code::Aborted, what),
             }
         }
+        (Outcome::Degraded, Kind::Restart) => (
+            Code::Degraded,
+            format!(
+                "the slot has no worker: the new one did not boot; retries go on with {from} (ctl stats, ctl report)"
+            ),
+        ),
         (Outcome::Degraded, _) => (
             Code::Degraded,
             match ended.failed {
@@ -189,7 +213,7 @@ pub(crate) fn refusal(reason: &Reason, releases: &Releases) -> (Code, String) {
             (Code::Busy, format!("busy: {kind} {id} to {} runs (ctl stats shows it, ctl abort ends it)", shown(to)))
         }
         Reason::BusyStarting => (Code::Busy, "busy: the first start is not over".into()),
-        Reason::Stopping => (Code::Failed, "master stopped".into()),
+        Reason::Stopping => (Code::Failed, "the master is stopping".into()),
         Reason::NoBudget => (
             Code::Usage,
             "--surge 0 needs --max-unavailable 1 or more: with neither, no worker could ever be replaced".into(),

@@ -192,6 +192,7 @@ impl Shell {
     fn subject(&self, id: Incarnation) -> Subject {
         let child = self.children.get(&id);
         let report = self.report_of(id);
+        let (failure, ending) = Subject::endings(report);
         Subject {
             slot: child.map(|c| c.slot.0).or(report.map(|r| r.slot.0)).unwrap_or_default(),
             release: match (child, report) {
@@ -201,7 +202,8 @@ impl Shell {
             },
             seconds: child.and_then(|c| c.boot_us).map_or(0.0, |us| us as f64 / 1e6),
             evidence: child.and_then(|c| c.evidence).map_or_else(String::new, |e| e.to_string()),
-            failure: report.map_or_else(|| "no report".into(), narrate::failure),
+            failure,
+            ending,
         }
     }
 }

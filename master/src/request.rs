@@ -78,15 +78,16 @@ impl Shell {
     }
 
     fn signal_apps(&mut self, id: u64, number: i32) {
-        if nix::sys::signal::Signal::try_from(number).is_err() {
+        let Ok(signal) = nix::sys::signal::Signal::try_from(number) else {
             let message = format!("{number} is not a signal");
             return self.reply_last(id, &Reply::Error { code: Code::Failed, message, report: None });
-        }
+        };
         let apps: Vec<_> = self.children.values().filter(|c| c.app_pid.is_some()).map(|c| c.id).collect();
         for worker in &apps {
             self.tell(*worker, &ToWorker::Signal(number));
         }
-        let message = format!("signal {number} sent to {} apps", apps.len());
+        let s = if apps.len() == 1 { "" } else { "s" };
+        let message = format!("{signal} sent to {} app{s}", apps.len());
         self.reply_last(id, &Reply::Done { message, facts: vec![("apps".into(), Fact::Number(apps.len() as u64))] });
     }
 

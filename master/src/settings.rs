@@ -74,8 +74,12 @@ impl Site {
 
     /// What every process of an incarnation carries in its environment.
     pub(crate) fn token(&self, id: Incarnation) -> String {
-        // The dot at the end keeps 1 from being found in 12.
-        format!("{}-{id}.", self.mark)
+        format!("{}-{id}", self.mark)
+    }
+
+    /// The incarnation that a token of this master names.
+    pub(crate) fn incarnation(&self, token: &str) -> Option<Incarnation> {
+        token.strip_prefix(&self.mark)?.strip_prefix('-')?.parse().ok().map(Incarnation)
     }
 
     pub(crate) fn socket_bytes(&self) -> Vec<u8> {

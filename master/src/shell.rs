@@ -94,7 +94,11 @@ impl Shell {
         let first = releases.id(&release);
         let mut leftovers = Leftovers::default();
         leftovers.note_strangers();
-        let trace = std::env::var_os("PHASED_TRACE").map(File::create).transpose().context("PHASED_TRACE")?;
+        let trace = std::env::var_os("PHASED_TRACE").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let create = |path: PathBuf| {
+            File::create(&path).with_context(|| format!("PHASED_TRACE: cannot write {}", path.display()))
+        };
+        let trace = trace.map(create).transpose()?;
         let mut shell = Self {
             mind: Rollout::new(site.settings.clone(), first),
             site,

@@ -1,16 +1,20 @@
 //! What workers say and how they end, as events for the mind; what they reported, for people.
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpgid};
 use proto::worker::{BootReport, ExitReport, ExitStatus, FromWorker, Stage};
 use proto::{Incarnation, Slot};
 use rollout::{Event, WorkerState};
 
 use crate::child::{self, Child};
+use crate::leftovers::variable;
 use crate::narrate;
+use crate::settings::Site;
 use crate::shell::Shell;
 use crate::timers::unix_millis;
 use crate::token::Token;
@@ -36,15 +40,29 @@ impl Shell {
                 }
             }
         }
+        let mut died = Vec::new();
         for (pid, status) in dead {
             let worker = self.children.values().find(|c| c.pid == Some(pid)).map(|c| c.id);
             if let Some(id) = worker {
                 self.worker_died(id, status);
+                died.push(id);
+            }
+        }
+        if !died.is_empty() {
+            let workers = child::pids(self.children.values());
+            let (site, children) = (&self.site, &self.children);
+            let left = self.leftovers.left_by(&died, &workers, |pid| whose(pid, site, children));
+            for id in died {
+                if left.contains(&id) {
+                    self.feed(Event::Lost(id));
+                } else {
+                    self.gone(id);
+                }
             }
         }
         let workers = child::pids(self.children.values());
-        let site = &self.site;
-        for id in self.leftovers.cleared(&workers, |id| site.token(id)) {
+        let (site, children) = (&self.site, &self.children);
+        for id in self.leftovers.cleared(&workers, |pid| whose(pid, site, children)) {
             self.gone(id);
         }
     }
@@ -65,13 +83,7 @@ impl Shell {
             self.last_exits.insert(slot, message.clone());
             self.file_report(self.report(id, stage, message));
         }
-        let workers = child::pids(self.children.values());
-        let site = &self.site;
-        if self.leftovers.worker_died(id, app_pid, &workers, |id| site.token(id)) {
-            self.feed(Event::Lost(id));
-        } else {
-            self.gone(id);
-        }
+        self.leftovers.worker_died(id, app_pid);
     }
 
     pub(crate) fn gone(&mut self, id: Incarnation) {
@@ -169,8 +181,14 @@ impl Shell {
     }
 
     pub(crate) fn app_exited(&mut self, id: Incarnation, exited: ExitReport) {
+        let state = self.mind.workers().find(|(worker, _)| *worker == id).map(|(_, w)| w.state);
         let message = narrate::exit(exited.status);
-        let mut report = self.report(id, Stage::Soak, message.clone());
+        // Somebody ended a booting worker by hand; it has ended its app.
+        let (stage, message) = match state {
+            Some(WorkerState::Booting) => (self.stage_of(id), format!("its worker was told to end: {message}")),
+            _ => (Stage::Soak, message),
+        };
+        let mut report = self.report(id, stage, message.clone());
         report.exit = Some(exited.status);
         report.millis = exited.millis;
         report.output = exited.output;
@@ -178,7 +196,10 @@ impl Shell {
         if exited.dropped_lines > 0 {
             tracing::warn!("slot {}: {} lines of output lost while it drained", report.slot, exited.dropped_lines);
         }
-        if self.mind.workers().any(|(worker, w)| worker == id && w.state == WorkerState::Ready) {
+        if let Some(child) = self.children.get_mut(&id) {
+            child.reported = true;
+        }
+        if matches!(state, Some(WorkerState::Booting | WorkerState::Ready)) {
             self.file_report(report);
         }
         self.feed(Event::Exited(id));
@@ -227,4 +248,14 @@ impl Shell {
     pub(crate) fn report_of(&self, id: Incarnation) -> Option<&BootReport> {
         self.reports.get(&id)
     }
+}
+
+/// Which incarnation a process belongs to: its token tells, or, where that was erased, its process group.
+fn whose(pid: i32, site: &Site, children: &BTreeMap<Incarnation, Child>) -> Option<Incarnation> {
+    let token = variable(pid, "PHASED_TOKEN").and_then(|token| site.incarnation(&token));
+    let group = || getpgid(Some(Pid::from_raw(pid))).ok().map(Pid::as_raw);
+    token.or_else(|| {
+        let group = group()?;
+        children.values().find(|c| c.app_pid == Some(group)).map(|c| c.id)
+    })
 }

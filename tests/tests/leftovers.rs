@@ -275,3 +275,49 @@ fn another_users_app_is_gone_too() {
     master.until("respawned", |stats| all_on(stats, "41") && stats.worker_status[0].incarnation > worker.incarnation);
     only_workers_and_apps(&master);
 }
+
+#[test]
+fn workers_killed_together_leave_room_for_what_drains() {
+    let site = Site::new();
+    let master = site.steady("41", "drain-gate finish", 3);
+    let trace = master.trace();
+    let old = master.app_pids();
+    // Ready at once, and nothing to wait for: what comes back has no gate.
+    site.release("41", "");
+    let workers: Vec<i32> = (0..3).map(|slot| master.slot(slot)[0].pid.expect("a pid") as i32).collect();
+    // Each of them has left its app behind, and each app counts until it is gone.
+    let begun = trace.len();
+    workers.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
+    let mut from = begun;
+    for _ in 0..3 {
+        from = master.until_step(from, "a lost worker", |step| step.starts_with("> lost")) + 1;
+    }
+    let alive = |trace: &str| {
+        let count = |what: &str| trace.lines().filter(|line| line.starts_with(what)).count();
+        3 + count("< spawn") - count("> gone")
+    };
+    let mut seen = String::new();
+    for step in &trace.all()[begun..] {
+        seen.push_str(step);
+        assert!(alive(&seen) <= 4, "P3: {} apps with 3 workers and surge 1:\n{seen}", alive(&seen));
+    }
+    (0..3).for_each(|_| site.open("finish"));
+    until_gone(&site, &old);
+    master.until("refilled", |stats| all_on(stats, "41") && stats.booted_workers == 3);
+    only_workers_and_apps(&master);
+}
+
+#[test]
+fn a_worker_that_is_told_to_end_while_it_boots_says_so() {
+    let site = Site::new();
+    let master = site.steady("41", "", 1);
+    site.release("42", "print so far\ngate never");
+    site.deploy("42");
+    let restart = master.ctl_start(&["phased-restart"]);
+    let _booting = site.arrival("never");
+    let worker = master.slot(0).into_iter().find(|worker| worker.state == "booting").expect("a booting worker");
+    process::signal(worker.pid.expect("a pid") as i32, Signal::SIGTERM);
+    let output = restart.end().expect(3);
+    assert!(output.stderr.contains("stage ready: its worker was told to end"), "{}", output.stderr);
+    assert!(output.stderr.contains("| so far"), "{}", output.stderr);
+}

@@ -167,15 +167,18 @@ fn hold_look_and_trust() {
     assert_eq!(terminal.run(&setup).0, Some(0), "{}", setup.text);
     let master = terminal.start(&find(&["sh", "master"]), 2);
     let shell = |text: &str| terminal.run(&Block { kind: Vec::new(), text: text.into() });
-    let deploy = "ln -sfn releases/2 app/current";
-    let smoke = |status: u8| format!("{deploy} && echo 'exit {status}' > smoke-test && chmod +x smoke-test");
+    let smoke = |release: u8, status: u8| {
+        format!("ln -sfn releases/{release} app/current; echo 'exit {status}' > smoke-test; chmod +x smoke-test")
+    };
+    assert_eq!(shell("mkdir app/releases/3; echo 'import no_such' > app/releases/3/app.py").0, Some(0));
     let hold = find(&["sh", "hold"]);
-    for (status, release) in [(1, "releases/1"), (0, "releases/2")] {
-        assert_eq!(shell(&smoke(status)).0, Some(0));
-        let (code, text) = terminal.run(&hold);
-        assert_eq!(code, Some(0), "{text}");
+    // Release, verdict of the smoke test, exit code of the block, what serves in the end.
+    for (release, verdict, code, serves) in [(2, 1, 1, 1), (2, 0, 0, 2), (3, 0, 3, 2)] {
+        assert_eq!(shell(&smoke(release, verdict)).0, Some(0));
+        let (ended, text) = terminal.run(&hold);
+        assert_eq!(ended, Some(code), "{text}");
         let (_, text) = shell("ctl status");
-        assert!(text.contains("steady") && text.contains(release), "{text}");
+        assert!(text.contains("steady") && text.contains(&format!("releases/{serves} ")), "{text}");
     }
     assert_eq!(shell("ctl stop").0, Some(0));
     master.end();

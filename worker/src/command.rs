@@ -85,7 +85,8 @@ fn read_procfile(name: &str, spec: &BootSpec, dir: BorrowedFd<'_>) -> Result<pro
         }
         _ => format!("cannot read {path}: {e}; {way_out}"),
     })?;
-    procfile::line(&String::from_utf8_lossy(&text), name).map_err(|refusal| match refusal {
+    let text = String::from_utf8_lossy(&text);
+    let refused = |refusal| match refusal {
         Refusal::NoSuchLine(names) if names.is_empty() => {
             format!("{path} has no `{name}:` line (nor any other); {way_out}")
         }
@@ -98,7 +99,26 @@ fn read_procfile(name: &str, spec: &BootSpec, dir: BorrowedFd<'_>) -> Result<pro
             "{path}: the `{name}:` line is more than one command (`{what}`), so that the app would not be the process \
              that gets the stop signal; put the line into a script that ends in `exec`, or {way_out}"
         ),
-    })
+    };
+    let command = procfile::find(&text, name).map_err(refused)?;
+    let command = fill_in(command, spec).map_err(|e| format!("{path}: in the `{name}:` line, {e}"))?;
+    procfile::take_apart(&command).map_err(refused)
+}
+
+/// A Procfile's command with its words expanded. The shell reads what they stand for, so that it must be plain.
+fn fill_in(command: &str, spec: &BootSpec) -> Result<String, String> {
+    let plain = |value: &[u8]| value.iter().all(|b| b.is_ascii_alphanumeric() || b"/._-:@%+,=[]~".contains(b));
+    let addresses = || spec.listeners.iter().all(|l| plain(l.address.as_bytes()));
+    for (word, is_plain) in [("{release}", plain(&spec.release)), ("{addr", addresses())] {
+        if command.contains(word) && !is_plain {
+            return Err(format!(
+                "{}}} stands for a path that the shell would take apart; use \"$RELEASE_DIR\" or a plain path",
+                word.trim_end_matches('}')
+            ));
+        }
+    }
+    let filled = expand(command.as_bytes(), spec).map_err(|e| e.to_string())?;
+    Ok(String::from_utf8_lossy(&filled).into_owned())
 }
 
 /// The file that `command` names: with a slash, relative to the release; without, in the app's PATH.
@@ -282,10 +302,11 @@ mod tests {
 
     #[test]
     fn a_procfile_line_becomes_a_shell_s() {
-        let release = Release::new().file("Procfile", 0o644, "web: RAILS_ENV=production sh -c 'sleep 1' {slot}\n");
+        let release =
+            Release::new().file("Procfile", 0o644, "web: RAILS_ENV=production sh -c 'sleep 1' {slot} {{slot} ${X}\n");
         let found = release.resolve(Command::Procfile("web".into()), &[]).unwrap();
         assert_eq!(found.path.as_c_str(), c"/bin/sh");
-        assert_eq!(found.argv[2].as_c_str(), c"exec sh -c 'sleep 1' {slot}");
+        assert_eq!(found.argv[2].as_c_str(), c"exec sh -c 'sleep 1' 2 {slot} ${X}");
         let said = release.resolve(Command::Procfile("api".into()), &[]).unwrap_err();
         assert!(said.contains("has no `api:` line, only web"), "{said}");
     }

@@ -31,11 +31,11 @@ pub(crate) enum Refusal {
     Unclosed,
 }
 
-/// Finds `NAME: command` in a Procfile's text and takes it apart.
+/// Finds `NAME: command` in a Procfile's text; gives the command.
 ///
 /// # Errors
-/// [`Refusal`].
-pub(crate) fn line(text: &str, name: &str) -> Result<Line, Refusal> {
+/// [`Refusal::NoSuchLine`].
+pub(crate) fn find<'t>(text: &'t str, name: &str) -> Result<&'t str, Refusal> {
     let entries = text.lines().filter_map(|l| {
         let (key, rest) = l.trim_start_matches('\u{feff}').split_once(':')?;
         let key = key.trim();
@@ -43,7 +43,7 @@ pub(crate) fn line(text: &str, name: &str) -> Result<Line, Refusal> {
         valid.then_some((key, rest.trim()))
     });
     match entries.clone().find(|(key, _)| *key == name) {
-        Some((_, command)) => take_apart(command),
+        Some((_, command)) => Ok(command),
         None => Err(Refusal::NoSuchLine(entries.map(|(key, _)| key.to_string()).collect())),
     }
 }
@@ -60,7 +60,11 @@ impl Line {
     }
 }
 
-fn take_apart(command: &str) -> Result<Line, Refusal> {
+/// Takes a line's command apart.
+///
+/// # Errors
+/// [`Refusal`], for what cannot be exec'd.
+pub(crate) fn take_apart(command: &str) -> Result<Line, Refusal> {
     let mut line = Line::default();
     let mut rest = command;
     loop {
@@ -208,6 +212,10 @@ fn plain_text(word: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn line(text: &str, name: &str) -> Result<Line, Refusal> {
+        find(text, name).and_then(take_apart)
+    }
 
     fn one(command: &str) -> Result<Line, Refusal> {
         line(&format!("# comment\nrelease: rake\nweb:  {command}\r\n"), "web")

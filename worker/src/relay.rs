@@ -86,8 +86,9 @@ impl Relay {
             tail.push(b'\n');
         }
         if let Some(over) = tail.len().checked_sub(TAIL_BYTES).filter(|over| *over > 0) {
-            let rest = tail[over - 1..].iter().position(|b| *b == b'\n').unwrap_or(0);
-            tail.drain(..over + rest);
+            // From the first whole line on; where there is but the end of one line, from its first byte that fits.
+            let rest = tail[over - 1..].iter().position(|b| *b == b'\n').filter(|rest| over + rest < tail.len());
+            tail.drain(..over + rest.unwrap_or(0));
         }
         tail
     }
@@ -367,6 +368,20 @@ mod tests {
         relay.finish(0);
         assert_eq!(read_all(&reader), b"[slot 2 phase 3] two\n[slot 2 phase 3] three\n");
         assert_eq!(relay.tail(), b"one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn the_end_of_one_endless_line_is_a_tail() {
+        let (mut relay, app, [reader, _]) = relay(None);
+        sys::write(app.as_fd(), b"E: the reason\n").unwrap();
+        for _ in 0..20 {
+            sys::write(app.as_fd(), &[b'y'; 9000]).unwrap();
+            relay.turn();
+            read_all(&reader);
+        }
+        let tail = relay.tail();
+        assert!(tail.len() <= TAIL_BYTES && tail.len() > 1000, "{}", tail.len());
+        assert!(tail.ends_with(b"yy\n"));
     }
 
     #[test]

@@ -174,15 +174,31 @@ fn help_and_version_are_plain() {
     ran.is(0, &format!("ctl {}\n", env!("CARGO_PKG_VERSION")), "");
 }
 
-#[test]
-fn a_full_disk_is_an_error() {
-    let fake = Fake::new();
-    let master = fake.answers(Request::Abort, vec![done("it is done", &[])]);
+/// A ctl that prints onto a full disk.
+fn onto_a_full_disk(fake: &Fake, word: &str) -> (Option<i32>, String) {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut command = ctl();
-    command.arg("--socket").arg(fake.path()).arg("abort").stdin(Stdio::null()).stdout(full);
+    command.arg("--socket").arg(fake.path()).arg(word).stdin(Stdio::null()).stdout(full);
     let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("writing to standard output"));
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_full_disk_does_not_undo_what_was_done() {
+    let fake = Fake::new();
+    let master = fake.answers(Request::Abort, vec![done("it is done", &[])]);
+    let (code, said) = onto_a_full_disk(&fake, "abort");
+    assert_eq!(code, Some(0));
+    assert!(said.contains("writing to standard output"), "{said}");
+    master.done();
+}
+
+#[test]
+fn what_was_asked_for_and_cannot_be_printed_is_an_error() {
+    let fake = Fake::new();
+    let master = fake.answers(Request::Report, vec![Reply::Report(None)]);
+    let (code, said) = onto_a_full_disk(&fake, "report");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("writing to standard output"), "{said}");
     master.done();
 }

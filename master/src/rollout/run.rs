@@ -246,7 +246,8 @@ impl Rollout {
         if undone && run.kind != Kind::Restart && run.to.release != self.known_good.release {
             self.refused.insert(run.to.release);
         }
-        let mixed_with = self.held.filter(|_| undone).map(|held| held.release);
+        let serves = |held: &Code| self.workers.values().any(|w| w.state == WorkerState::Ready && w.code == *held);
+        let mixed_with = self.held.filter(|held| undone && serves(held)).map(|held| held.release);
         let ended = Ended { id: run.id, outcome, failed: run.failed, mixed_with, stopped };
         out.push(Action::Ended(ended.clone()));
         out.push(Action::Reply { command: run.command, answer: Answer::RolloutEnded(ended.clone()) });
