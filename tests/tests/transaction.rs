@@ -321,11 +321,12 @@ fn at_full_speed_good_and_bad_lose_nothing() {
     }
 }
 
-/// The master's descriptors, once it has closed the connections of the clients before this one.
+/// The master's descriptors, once it has closed the connections of its clients: one whose request is answered is closed.
 fn descriptors(master: &Master<'_>) -> BTreeMap<i32, String> {
     let mut client = Control::open(&master.site().socket()).expect("a client");
     client.send(&Request::Ping).expect("sent");
     assert_eq!(client.receive().expect("a reply"), Some(Reply::Pong));
+    assert_eq!(client.receive().expect("the end"), None);
     process::descriptors(master.pid())
 }
 
