@@ -221,6 +221,7 @@ impl Control {
 
     /// Before the process ends: what is still to be said is said, for a second at most a client.
     pub(crate) fn finish(&mut self) {
+        let _ = fs::remove_file(&self.path);
         for client in self.clients.values_mut() {
             let _ = client.stream.set_nonblocking(false);
             let _ = client.stream.set_write_timeout(Some(Duration::from_secs(1)));

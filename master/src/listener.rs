@@ -109,7 +109,7 @@ impl Listener {
         }
     }
 
-    /// Undoes a smaller backlog.
+    /// Undoes a smaller backlog (and a shutdown of a TCP socket, whose port is its own: see [`open_tcp`]).
     pub(crate) fn listen_again(&self) {
         let _ = listen(&self.fd, Backlog::MAXALLOWABLE);
     }
@@ -222,7 +222,20 @@ fn open(place: &Place) -> Result<OwnedFd> {
     Ok(fd)
 }
 
+/// A bound TCP socket. A port of the kernel's choice is bound a second time by its number: only a port that was asked
+/// for stays a socket's own when somebody calls shutdown(2) on it; else the next listen(2) takes another one.
 fn open_tcp(address: SocketAddr) -> Result<OwnedFd> {
+    let first = bind_tcp(address)?;
+    if address.port() != 0 {
+        return Ok(first);
+    }
+    let chosen: SockaddrStorage = getsockname(first.as_raw_fd())?;
+    let port = chosen.as_sockaddr_in().map(|a| a.port()).or_else(|| chosen.as_sockaddr_in6().map(|a| a.port()));
+    // The first one, which does not listen, holds the port until the second one has it (SO_REUSEADDR).
+    bind_tcp(SocketAddr::new(address.ip(), port.unwrap_or_default()))
+}
+
+fn bind_tcp(address: SocketAddr) -> Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
@@ -292,6 +305,10 @@ mod tests {
         let address = listener.plain_address();
         nix::sys::socket::shutdown(listener.fd.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
         assert!(std::net::TcpStream::connect(&address).is_err());
+        // Whoever listens on it first, an app or we: the port is the same.
+        listener.listen_again();
+        std::net::TcpStream::connect(&address).unwrap();
+        nix::sys::socket::shutdown(listener.fd.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
         assert_eq!(listener.mend().unwrap(), Mended::Revived);
         assert_eq!(listener.plain_address(), address);
         std::net::TcpStream::connect(&address).unwrap();

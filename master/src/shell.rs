@@ -145,6 +145,8 @@ impl Shell {
         let mut ready = [EpollEvent::empty(); 64];
         loop {
             if let Some(exit) = self.exit {
+                // Whoever hears that the master has stopped finds its addresses free.
+                self.listeners.clear();
                 self.control.finish();
                 return Ok(exit);
             }
@@ -188,7 +190,9 @@ impl Shell {
                 self.perform(action);
             }
         }
-        self.flush_clients();
+        if self.exit.is_none() {
+            self.flush_clients();
+        }
     }
 
     fn trace(&mut self, text: impl FnOnce(&Self) -> String) {
