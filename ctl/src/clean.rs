@@ -6,6 +6,10 @@
 
 /// `text` without anything that could drive a terminal.
 pub(crate) fn clean(text: &str) -> String {
+    // Nearly all of it is plain, and `stats` of many workers has much of it.
+    if text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n' | b'\t')) {
+        return text.into();
+    }
     let mut out = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {

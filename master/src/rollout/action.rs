@@ -5,7 +5,6 @@ use core::time::Duration;
 use proto::{Incarnation, Phase, Slot};
 
 use crate::event::{CommandId, ReleaseId, Timer};
-use crate::run::Kind;
 
 /// One thing to do. The body performs it without asking why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +63,17 @@ pub enum Action {
     Note(Note),
     /// End the master process; nothing is left of any app.
     Exit(Exit),
+}
+
+/// What kind of rollout it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `phased-restart`.
+    PhasedRestart,
+    /// `rollback`.
+    Rollback,
+    /// `restart SLOT`.
+    Restart,
 }
 
 /// How a rollout ended.

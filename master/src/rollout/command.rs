@@ -6,10 +6,10 @@ use alloc::vec::Vec;
 
 use proto::{Phase, Slot};
 
-use crate::action::{Action, Answer, Exit, Outcome, Reason};
+use crate::action::{Action, Answer, Exit, Kind, Outcome, Reason};
 use crate::event::{Command, CommandId, ReleaseId, ScaleTo, Timer};
 use crate::policy::MAX_WORKERS;
-use crate::run::{Kind, Run, RunStage};
+use crate::run::{Run, RunStage};
 use crate::slot::{Code, SlotState};
 use crate::{Mode, Rollout, Scaling};
 

@@ -25,12 +25,12 @@ mod slot;
 pub mod text;
 mod view;
 
-pub use action::{Action, Answer, Ended, Exit, Note, Outcome, Reason};
+pub use action::{Action, Answer, Ended, Exit, Kind, Note, Outcome, Reason};
 pub use canon::Forget;
 pub use event::{Command, CommandId, Event, ReleaseId, ScaleTo, Timer};
 pub use policy::{BOOT_GRACE, END_TIMEOUT, HEALTHY_AFTER, MAX_WORKERS, OVERDUE_GRACE, Settings};
 pub use proto::{Incarnation, Phase, Slot};
-pub use run::{Kind, Run, RunStage};
+pub use run::{Run, RunStage};
 pub use slot::{Code, Worker, WorkerState};
 pub use view::{SlotView, State};
 

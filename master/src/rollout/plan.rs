@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 
 use proto::{Incarnation, Slot};
 
-use crate::action::{Action, Answer, Exit, Note, Outcome, Reason};
+use crate::action::{Action, Answer, Exit, Kind, Note, Outcome, Reason};
 use crate::event::{ReleaseId, Timer};
-use crate::run::{Kind, RunStage};
+use crate::run::RunStage;
 use crate::slot::{Code, Worker, WorkerState};
 use crate::{Mode, Rollout};
 

@@ -6,22 +6,11 @@ use core::time::Duration;
 
 use proto::{Incarnation, Slot};
 
-use crate::action::{Action, Answer, Ended, Note, Outcome};
+use crate::action::{Action, Answer, Ended, Kind, Note, Outcome};
 use crate::event::{CommandId, Timer};
 use crate::policy::REMEMBERED;
 use crate::slot::{Code, WorkerState};
 use crate::{Mode, Rollout};
-
-/// What kind of rollout it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// `phased-restart`.
-    PhasedRestart,
-    /// `rollback`.
-    Rollback,
-    /// `restart SLOT`.
-    Restart,
-}
 
 /// A rollout that runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

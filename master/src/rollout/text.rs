@@ -8,10 +8,9 @@ use core::time::Duration;
 
 use proto::{Incarnation, Slot};
 
-use crate::action::{Action, Answer, Ended, Exit, Note, Outcome, Reason};
+use crate::action::{Action, Answer, Ended, Exit, Kind, Note, Outcome, Reason};
 use crate::event::{Command, CommandId, Event, ReleaseId, ScaleTo, Timer};
 use crate::policy::Settings;
-use crate::run::Kind;
 
 struct Time(Duration);
 

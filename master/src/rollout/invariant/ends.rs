@@ -4,9 +4,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::action::{Action, Answer, Note, Outcome};
+use crate::action::{Action, Answer, Kind, Note, Outcome};
 use crate::event::{Command, CommandId, Event, Timer};
-use crate::run::{Kind, RunStage};
+use crate::run::RunStage;
 use crate::slot::{Worker, WorkerState};
 use crate::{Mode, Rollout};
 
