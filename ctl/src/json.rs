@@ -1,6 +1,6 @@
 //! What `--json` prints: types of its own, so that the wire may change without the scripts noticing.
 //!
-//! Keys and their order are DESIGN's and fixed. Paths and output become lossy text here and nowhere
+//! Keys and their order are fixed: scripts rely on them. Paths and output become lossy text here and nowhere
 //! earlier; times become RFC 3339 in UTC with milliseconds.
 
 use std::borrow::Cow;

@@ -72,7 +72,7 @@ impl Place {
     }
 }
 
-/// The folders that are searched, in order: DESIGN's `$RUNTIME_DIRECTORY` (systemd separates several
+/// The folders that are searched, in order: `$RUNTIME_DIRECTORY` (systemd separates several
 /// by colons), `$XDG_RUNTIME_DIR/phased`, `/run/phased`, and the user's folder in the temp dir.
 pub(crate) fn places(uid: Uid) -> Vec<Place> {
     let mut all = Vec::new();

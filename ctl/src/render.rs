@@ -41,7 +41,7 @@ pub(crate) fn failure(failure: &Failure) -> String {
     out
 }
 
-/// A rollout that did not succeed, for stderr: DESIGN §8's form.
+/// A rollout that did not succeed, for stderr, in the form that the README shows.
 pub(crate) fn failed_rollout(message: &str, rollout: &LastRollout) -> String {
     let mut out = format!("error: {}", line(message));
     if let Some(report) = &rollout.report {

@@ -76,7 +76,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "D", default_value = "30s", value_parser = parse_duration)]
     pub(crate) drain_timeout: Duration,
 
-    /// Names the control socket, the state and the log lines [default: the name of DIR's parent]
+    /// Names the control socket, the state and the log lines [default: the name of DIR's parent, or of DIR at the root]
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub(crate) name: Option<String>,
 

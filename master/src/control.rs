@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,6 +57,8 @@ pub(crate) enum Heard {
 pub(crate) struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of the socket that we made there, until it is removed.
+    inode: Option<(u64, u64)>,
     clients: BTreeMap<u64, Client>,
     next: u64,
     /// Kept open so that a connection can be taken and closed when no fd is left.
@@ -85,7 +87,8 @@ impl Control {
         // std asks for a backlog of 128; deploy tools may come in hundreds.
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXALLOWABLE)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path: path.to_owned(), clients: BTreeMap::new(), next: 1, spare: spare() })
+        let inode = inode_of(path);
+        Ok(Self { listener, path: path.to_owned(), inode, clients: BTreeMap::new(), next: 1, spare: spare() })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -219,9 +222,17 @@ impl Control {
         self.clients.iter().filter(|(_, c)| c.subscribed).map(|(id, _)| *id).collect()
     }
 
+    /// Removes the path, once, and only while it is ours: another master may have taken it over since.
+    fn unlink(&mut self) {
+        let Some(inode) = self.inode.take() else { return };
+        if inode_of(&self.path) == Some(inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
     /// Before the process ends: what is still to be said is said, for a second at most a client.
     pub(crate) fn finish(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        self.unlink();
         for client in self.clients.values_mut() {
             let _ = client.stream.set_nonblocking(false);
             let _ = client.stream.set_write_timeout(Some(Duration::from_secs(1)));
@@ -233,8 +244,12 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        self.unlink();
     }
+}
+
+fn inode_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
 fn spare() -> Option<fs::File> {

@@ -110,6 +110,7 @@ impl Shell {
 
     fn ended(&mut self, ended: &Ended) {
         let Some(running) = self.running.take() else { return };
+        let took = now() - running.began;
         let report = running.report.or_else(|| ended.failed.and_then(|id| self.report_of(id).cloned()));
         self.last_rollout = Some(LastRollout {
             id: running.id,
@@ -119,13 +120,13 @@ impl Shell {
             phase: running.phase,
             outcome: ended.outcome.to_string(),
             ended_at: unix_millis(),
-            millis: millis(running.began.elapsed()),
+            millis: millis(took),
             report: report.map(Box::new),
         });
         let (from, to) = (self.releases.shown(running.from), self.releases.shown(running.to));
         let (code, mut message) = narrate::ended(ended, running.kind, &from, &to, &self.releases);
         if code == Code::Done {
-            message.push_str(&format!(" ({:.2}s)", running.began.elapsed().as_secs_f64()));
+            message.push_str(&format!(" ({:.2}s)", took.as_secs_f64()));
         }
         let line = format!("{} {}: {message}", running.kind, running.id);
         if code == Code::Done { Line::Info(line) } else { Line::Error(line) }.log();

@@ -19,7 +19,7 @@ use crate::shell::Shell;
 use crate::timers::unix_millis;
 use crate::token::Token;
 
-/// How many boot reports are kept beside those of living workers.
+/// How many reports are kept, the latest ones; a running rollout keeps its own.
 const KEPT_REPORTS: usize = 16;
 
 impl Shell {
@@ -41,12 +41,17 @@ impl Shell {
             }
         }
         let mut died = Vec::new();
+        let mut statuses = Vec::new();
         for (pid, status) in dead {
-            let worker = self.children.values().find(|c| c.pid == Some(pid)).map(|c| c.id);
-            if let Some(id) = worker {
-                self.worker_died(id, status);
-                died.push(id);
+            // A pid that was waited for may be somebody else's by now.
+            if let Some(child) = self.children.values_mut().find(|c| c.pid == Some(pid)) {
+                child.pid = None;
+                statuses.push((child.id, status));
             }
+        }
+        for (id, status) in statuses {
+            self.worker_died(id, status);
+            died.push(id);
         }
         if !died.is_empty() {
             let workers = child::pids(self.children.values());
@@ -69,8 +74,7 @@ impl Shell {
 
     pub(crate) fn worker_died(&mut self, id: Incarnation, status: ExitStatus) {
         self.hear_worker(id);
-        let Some(child) = self.children.get_mut(&id) else { return };
-        child.pid = None;
+        let Some(child) = self.children.get(&id) else { return };
         let (app_pid, reported, slot) = (child.app_pid, child.reported, child.slot);
         let state = self.mind.workers().find(|(worker, _)| *worker == id).map(|(_, w)| w.state);
         let silent = match state {
@@ -239,14 +243,14 @@ impl Shell {
     /// Keeps a report for whoever asks.
     pub(crate) fn file_report(&mut self, report: BootReport) {
         self.last_report = Some(report.clone());
-        self.reports.insert(report.incarnation, report);
-        while self.reports.len() > KEPT_REPORTS {
-            self.reports.pop_first();
+        self.reports.push_back(report);
+        if self.reports.len() > KEPT_REPORTS {
+            self.reports.pop_front();
         }
     }
 
     pub(crate) fn report_of(&self, id: Incarnation) -> Option<&BootReport> {
-        self.reports.get(&id)
+        self.reports.iter().rev().find(|report| report.incarnation == id)
     }
 }
 

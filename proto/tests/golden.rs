@@ -349,7 +349,7 @@ messages! { exit_statuses, ExitStatus, part,
     ExitStatus::Signal(_) => [ExitStatus::Signal(9) => "0112"]
 }
 
-/// DESIGN §8's numbers, which scripts rely on.
+/// The numbers that the README promises, and that scripts rely on.
 #[test]
 fn exit_codes_are_their_numbers() {
     let codes = [
