@@ -142,6 +142,7 @@ impl Shared {
             }
             drop(tally);
             self.more.notify_all();
+            // The pace of a visitor, so that the load leaves the machine to what is shown; nothing is awaited here.
             thread::sleep(pause);
         }
     }

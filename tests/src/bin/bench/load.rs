@@ -44,7 +44,8 @@ pub(crate) fn wrk(place: &Place, (runs, seconds): (usize, u64)) -> Result<bool> 
             let mut wrk = Command::new("wrk");
             wrk.args(["-t2", "-c16", &duration, "-H", "Connection: close", &url]).stdout(Stdio::piped());
             let mut wrk = wrk.spawn()?;
-            // Half of the time before the restart, so that the load is there.
+            // wrk says nothing while it runs, so that time alone tells when its load is there. A restart that misses the
+            // load is said below.
             let begun = Instant::now();
             std::thread::sleep(Duration::from_secs(seconds) / 4);
             measure::restart(&master, code)?;
