@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Incarnation, Phase, Slot};
+use crate::surge::Surge;
 use crate::version::Hello;
 use crate::worker::{BootReport, Bytes, Evidence};
 
@@ -69,6 +70,14 @@ pub enum Request {
     Report,
     /// Every step of the rollout state machine from now on, as [`Reply::Event`].
     Events,
+    /// Boot and check a release off-traffic, and touch nothing else. `None`: what `dir` names now.
+    Rehearse(Option<Bytes>),
+    /// The running rollout finishes the slots under way and takes on no other.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// The promoted release is good: it is not rolled back when the time given by `confirm_within_ms` is over.
+    Confirm,
 }
 
 /// A phased restart's options. `None`: the master's own setting.
@@ -79,11 +88,21 @@ pub struct PhasedRestart {
     /// Do not promote the candidate.
     pub hold: bool,
     /// Extra app instances.
-    pub surge: Option<u32>,
+    pub surge: Option<Surge>,
     /// How many slots may be without a ready worker.
     pub max_unavailable: Option<u32>,
     /// Quiet time before promotion, in milliseconds.
     pub soak_ms: Option<u64>,
+    /// Expose the candidate without a rehearsal.
+    pub no_rehearse: bool,
+    /// How many slots come first, to be watched for a while; 0: none.
+    pub canary: Option<u32>,
+    /// For how long, in milliseconds.
+    pub canary_soak_ms: Option<u64>,
+    /// Roll back by itself unless [`Request::Confirm`] comes within this time after the promotion, in milliseconds.
+    pub confirm_within_ms: Option<u64>,
+    /// Do nothing when the release runs already, and refuse at once what was refused before.
+    pub if_new: bool,
 }
 
 /// How many slots are wanted.
@@ -197,6 +216,38 @@ pub struct Stats {
     pub rollout: Option<Rollout>,
     /// The rollout that ended last.
     pub last_rollout: Option<LastRollout>,
+    /// The held release.
+    pub held: Option<Bytes>,
+    /// A promoted release that is rolled back unless it is confirmed in time.
+    pub confirm: Option<Confirm>,
+    /// Releases that were refused and have not been promoted since, the latest last.
+    pub refused: Vec<Refused>,
+    /// The folder in which this is remembered; `None`: it is not.
+    pub state_dir: Option<Bytes>,
+    /// Why it is not remembered, or was not read ("cannot write …: no space left on device").
+    pub state_trouble: Option<String>,
+}
+
+/// A promotion that waits for a `confirm`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirm {
+    /// The promoted release.
+    pub release: Bytes,
+    /// What it is rolled back to.
+    pub back_to: Bytes,
+    /// When.
+    pub until: UnixMillis,
+}
+
+/// A release that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The release.
+    pub release: Bytes,
+    /// When.
+    pub at: UnixMillis,
+    /// Why, where a worker's failure was the reason; its output is cut to its last 4 KiB.
+    pub report: Option<Box<BootReport>>,
 }
 
 /// One worker, or one slot in backoff.
@@ -248,7 +299,7 @@ pub struct ListenerStatus {
 pub struct Rollout {
     /// Its number.
     pub id: u64,
-    /// `phased-restart`, `rollback` or `restart`.
+    /// `phased-restart`, `rollback`, `restart` or `rehearsal`.
     pub kind: String,
     /// The known-good release it began with.
     pub from: Bytes,
@@ -260,7 +311,7 @@ pub struct Rollout {
     pub step: u32,
     /// Slots in all.
     pub of: u32,
-    /// `rolling`, `soaking`, `draining`, `rolling_back`.
+    /// `hook`, `rehearsing`, `rolling`, `canary`, `paused`, `soaking`, `draining`, `rolling_back`.
     pub state: String,
     /// When it began.
     pub started_at: UnixMillis,

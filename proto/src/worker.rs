@@ -68,6 +68,16 @@ pub enum FromWorker {
     Status(String),
     /// The app's first process ended after it had been ready. The worker ends what is left, then itself.
     Exited(Box<ExitReport>),
+    /// The hook exited with status 0. The worker ends what is left of it and then itself.
+    HookDone {
+        /// How long it took, in microseconds.
+        took_us: u64,
+    },
+    /// The app holds more memory than it should. Told once, until [`BootSpec::max_memory`] was kept again.
+    Outgrown {
+        /// What its processes hold together, in bytes.
+        bytes: u64,
+    },
 }
 
 /// Everything a worker needs to boot its app.
@@ -105,6 +115,67 @@ pub struct BootSpec {
     pub token: String,
     /// Whether each line of output says slot and phase.
     pub log_prefix: bool,
+    /// What the worker is for.
+    pub task: Task,
+    /// `--env-file`, relative to the release; read at every boot. `--env` wins over it.
+    pub env_file: Option<Bytes>,
+    /// `--before-boot`: run by sh in the app's environment before the app, within the boot timeout.
+    pub before_boot: Option<Bytes>,
+    /// `--check`, in the order given. [`Check::Http`] is asked in a rehearsal only.
+    pub checks: Vec<Check>,
+    /// How long each check may take from ready on, in milliseconds.
+    pub check_timeout_ms: u64,
+    /// The app has to say `WATCHDOG=1` this often, in milliseconds, once it is ready.
+    pub watchdog_ms: Option<u64>,
+    /// [`FromWorker::Outgrown`] is told when the app's processes together hold more than this, in bytes.
+    pub max_memory: Option<u64>,
+}
+
+/// What a worker is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// To boot an app that serves.
+    Serve,
+    /// To boot an app on private listeners, with `PHASED_REHEARSAL=1`, to check it, and to end it when told.
+    Rehearse,
+    /// To run a hook instead of an app; answered with [`FromWorker::HookDone`] or a report of stage `hook`.
+    Hook(Box<HookSpec>),
+}
+
+/// One run of a hook, in the release and in the app's environment, without the listening sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookSpec {
+    /// What people call it: `--before-rollout`, `release:`, `--on-promote`, `--on-failure`.
+    pub name: String,
+    /// What is run.
+    pub command: HookCommand,
+    /// What it reads on stdin.
+    pub input: Bytes,
+    /// How long it may take, in milliseconds; then it gets the stop signal, and KILL after five seconds.
+    pub timeout_ms: u64,
+}
+
+/// What a hook runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HookCommand {
+    /// This line, by sh; its words may hold `{release}` and the like.
+    Shell(Bytes),
+    /// This process of the release's Procfile, if it has one.
+    Procfile(String),
+}
+
+/// What has to pass before an app that is ready counts as booted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Check {
+    /// A GET on the first private listener is answered with 2xx. Only a rehearsal can know who answers.
+    Http {
+        /// The `Host` header.
+        host: String,
+        /// The path and the query, from the slash on.
+        path: String,
+    },
+    /// This line, run by sh in the app's environment, exits with status 0.
+    Exec(Bytes),
 }
 
 /// What an app's command line is.
@@ -237,4 +308,6 @@ pub struct ExitReport {
     pub output: Bytes,
     /// Output lines that were dropped because nobody read the master's output.
     pub dropped_lines: u64,
+    /// Why the worker ended it itself ("it said no WATCHDOG=1 for 10s").
+    pub reason: Option<String>,
 }

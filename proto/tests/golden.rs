@@ -8,13 +8,15 @@ use std::fmt::Debug;
 
 use proto::codec::{decode, encode};
 use proto::control::{
-    Code, Fact, LastRollout, ListenerStatus, PhasedRestart, Reply, Request, Rollout, Scale, Stats, WorkerStatus,
+    Code, Confirm, Fact, LastRollout, ListenerStatus, PhasedRestart, Refused, Reply, Request, Rollout, Scale, Stats,
+    WorkerStatus,
 };
 use proto::frame::frame;
 use proto::worker::{
-    BootReport, BootSpec, Command, Evidence, ExitReport, ExitStatus, FromWorker, Listener, Ready, Stage, ToWorker,
+    BootReport, BootSpec, Check, Command, Evidence, ExitReport, ExitStatus, FromWorker, HookCommand, HookSpec,
+    Listener, Ready, Stage, Task, ToWorker,
 };
-use proto::{Hello, Inbox, Incarnation, Phase, Slot};
+use proto::{Hello, Inbox, Incarnation, Phase, Slot, Surge};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -97,7 +99,31 @@ fn boot_spec() -> Box<BootSpec> {
         control_socket: b"/s".to_vec(),
         token: "t0".into(),
         log_prefix: true,
+        task: Task::Rehearse,
+        env_file: Some(b".env".to_vec()),
+        before_boot: Some(b"b".to_vec()),
+        checks: vec![Check::Http { host: "h".into(), path: "/p".into() }, Check::Exec(b"c".to_vec())],
+        check_timeout_ms: 5000,
+        watchdog_ms: Some(10_000),
+        max_memory: Some(1 << 30),
     })
+}
+
+/// With nothing that can be left out.
+fn plain_boot_spec() -> Box<BootSpec> {
+    let mut spec = boot_spec();
+    (spec.task, spec.env_file, spec.before_boot, spec.checks) = (Task::Serve, None, None, Vec::new());
+    (spec.watchdog_ms, spec.max_memory) = (None, None);
+    spec
+}
+
+fn hook_spec() -> HookSpec {
+    HookSpec {
+        name: "release:".into(),
+        command: HookCommand::Procfile("release".into()),
+        input: b"{}".to_vec(),
+        timeout_ms: 300_000,
+    }
 }
 
 fn boot_report() -> Box<BootReport> {
@@ -116,7 +142,19 @@ fn boot_report() -> Box<BootReport> {
 }
 
 fn exit_report() -> Box<ExitReport> {
-    Box::new(ExitReport { status: ExitStatus::Code(1), millis: 251, output: b"o\n".to_vec(), dropped_lines: 7 })
+    Box::new(ExitReport {
+        status: ExitStatus::Code(1),
+        millis: 251,
+        output: b"o\n".to_vec(),
+        dropped_lines: 7,
+        reason: Some("w".into()),
+    })
+}
+
+fn plain_exit_report() -> Box<ExitReport> {
+    let mut report = exit_report();
+    report.reason = None;
+    report
 }
 
 fn last_rollout() -> LastRollout {
@@ -178,6 +216,11 @@ fn stats() -> Box<Stats> {
             started_at: 16,
         }),
         last_rollout: Some(last_rollout()),
+        held: Some(b"/h".to_vec()),
+        confirm: Some(Confirm { release: b"/r".to_vec(), back_to: b"/a".to_vec(), until: 17 }),
+        refused: vec![Refused { release: b"/x".to_vec(), at: 18, report: Some(boot_report()) }],
+        state_dir: Some(b"/v".to_vec()),
+        state_trouble: Some("t".into()),
     })
 }
 
@@ -187,14 +230,21 @@ fn backoff() -> Box<Stats> {
     (worker.pid, worker.app_pid, worker.incarnation, worker.boot_us) = (None, None, None, None);
     (worker.evidence, worker.last_checkin, worker.last_status, worker.last_exit) = (None, None, None, None);
     (stats.dir_target, stats.rollout, stats.last_rollout) = (None, None, None);
+    (stats.held, stats.confirm, stats.state_dir, stats.state_trouble) = (None, None, None, None);
+    stats.refused[0].report = None;
     stats
 }
 
 messages! { master_to_worker, ToWorker, framed,
     ToWorker::Hello(_) => [ToWorker::Hello(hello()) => "08000000000105302e312e30"]
-    ToWorker::Boot(_) => [ToWorker::Boot(boot_spec()) => "\
-            3e000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
-            d007fb60ea1efb3075022f7302743001"]
+    ToWorker::Boot(_) => [
+        ToWorker::Boot(boot_spec()) => "\
+            5f000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
+            d007fb60ea1efb3075022f73027430010101042e656e7601016202000168022f70010163fb881301fb102701fc00000040",
+        ToWorker::Boot(plain_boot_spec()) => "\
+            47000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
+            d007fb60ea1efb3075022f730274300100000000fb88130000",
+    ]
     ToWorker::Drain { timeout_ms: _ } => [ToWorker::Drain { timeout_ms: 30_000 } => "0400000002fb3075"]
     ToWorker::Kill => [ToWorker::Kill => "0100000003"]
     ToWorker::Signal(_) => [ToWorker::Signal(1) => "020000000402"]
@@ -212,7 +262,12 @@ messages! { worker_to_master, FromWorker, framed,
         FromWorker::BootFailed(boot_report()) => "1500000005010203022f7204026e6f010112fb420302ff0a01",
     ]
     FromWorker::Status(_) => [FromWorker::Status("ok".into()) => "0400000006026f6b"]
-    FromWorker::Exited(_) => [FromWorker::Exited(exit_report()) => "0a000000070002fbfb00026f0a07"]
+    FromWorker::Exited(_) => [
+        FromWorker::Exited(exit_report()) => "0d000000070002fbfb00026f0a07010177",
+        FromWorker::Exited(plain_exit_report()) => "0b000000070002fbfb00026f0a0700",
+    ]
+    FromWorker::HookDone { took_us: _ } => [FromWorker::HookDone { took_us: 250 } => "0200000008fa"]
+    FromWorker::Outgrown { bytes: _ } => [FromWorker::Outgrown { bytes: 65_536 } => "0600000009fc00000100"]
 }
 
 messages! { ctl_to_master, Request, framed,
@@ -222,14 +277,19 @@ messages! { ctl_to_master, Request, framed,
     Request::Halt => [Request::Halt => "0100000003"]
     Request::Stats => [Request::Stats => "0100000004"]
     Request::PhasedRestart(_) => [
-        Request::PhasedRestart(PhasedRestart::default()) => "06000000050000000000",
+        Request::PhasedRestart(PhasedRestart::default()) => "0b0000000500000000000000000000",
         Request::PhasedRestart(PhasedRestart {
             dir: Some(b"/n".to_vec()),
             hold: true,
-            surge: Some(2),
+            surge: Some(Surge::Percent(25)),
             max_unavailable: Some(1),
             soak_ms: Some(5000),
-        }) => "0e0000000501022f6e010102010101fb8813",
+            no_rehearse: true,
+            canary: Some(2),
+            canary_soak_ms: Some(250),
+            confirm_within_ms: Some(251),
+            if_new: true,
+        }) => "190000000501022f6e01010119010101fb881301010201fa01fbfb0001",
     ]
     Request::ReloadDir(_) => [
         Request::ReloadDir(None) => "020000000600",
@@ -242,6 +302,13 @@ messages! { ctl_to_master, Request, framed,
     Request::Signal(_) => [Request::Signal(12) => "020000000b18"]
     Request::Report => [Request::Report => "010000000c"]
     Request::Events => [Request::Events => "010000000d"]
+    Request::Rehearse(_) => [
+        Request::Rehearse(None) => "020000000e00",
+        Request::Rehearse(Some(b"/n".to_vec())) => "050000000e01022f6e",
+    ]
+    Request::Pause => [Request::Pause => "010000000f"]
+    Request::Resume => [Request::Resume => "0100000010"]
+    Request::Confirm => [Request::Confirm => "0100000011"]
 }
 
 messages! { master_to_ctl, Reply, framed,
@@ -270,13 +337,14 @@ messages! { master_to_ctl, Reply, framed,
     ]
     Reply::Stats(_) => [
         Reply::Stats(stats()) => "\
-            b1000000070473686f7005302e312e3063fd00a22003a201000006737465616479022f6301022f64022f7201030605040101\
+            de000000070473686f7005302e312e3063fd00a22003a201000006737465616479022f6301022f64022f7201030605040101\
             016401c8010203022f720572656164790108010901010a010b010173010165010468747470097463703a2f2f683a31010c07\
             72657374617274022f61022f620d0e0f07726f6c6c696e6710010708726f6c6c6261636b022f61022f62040468656c64fd00\
-            a22003a2010000fbe20401010203022f7204026e6f010112fb420302ff0a01",
+            a22003a2010000fbe20401010203022f7204026e6f010112fb420302ff0a0101022f6801022f72022f611101022f78120101\
+            0203022f7204026e6f010112fb420302ff0a0101022f76010174",
         Reply::Stats(backoff()) => "\
-            52000000070473686f7005302e312e3063fd00a22003a201000006737465616479022f6300022f7201030605040101000000\
-            03022f72057265616479010800000a000000010468747470097463703a2f2f683a310000",
+            5c000000070473686f7005302e312e3063fd00a22003a201000006737465616479022f6300022f7201030605040101000000\
+            03022f72057265616479010800000a000000010468747470097463703a2f2f683a310000000001022f7812000000",
     ]
     Reply::Report(_) => [
         Reply::Report(None) => "020000000800",
@@ -319,6 +387,27 @@ messages! { facts, Fact, part,
 messages! { commands, Command, part,
     Command::Words(_) => [Command::Words(vec![]) => "0000"]
     Command::Procfile(_) => [Command::Procfile("web".into()) => "0103776562"]
+}
+
+messages! { tasks, Task, part,
+    Task::Serve => [Task::Serve => "00"]
+    Task::Rehearse => [Task::Rehearse => "01"]
+    Task::Hook(_) => [Task::Hook(Box::new(hook_spec())) => "020872656c656173653a010772656c65617365027b7dfce0930400"]
+}
+
+messages! { hook_commands, HookCommand, part,
+    HookCommand::Shell(_) => [HookCommand::Shell(b"a;b".to_vec()) => "0003613b62"]
+    HookCommand::Procfile(_) => [HookCommand::Procfile("release".into()) => "010772656c65617365"]
+}
+
+messages! { checks, Check, part,
+    Check::Http { host: _, path: _ } => [Check::Http { host: "h".into(), path: "/p".into() } => "000168022f70"]
+    Check::Exec(_) => [Check::Exec(b"c".to_vec()) => "010163"]
+}
+
+messages! { surges, Surge, part,
+    Surge::Count(_) => [Surge::Count(2) => "0002"]
+    Surge::Percent(_) => [Surge::Percent(25) => "0119"]
 }
 
 messages! { kinds_of_ready, Ready, part,
