@@ -12,8 +12,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use rollout::{
-    Action, Answer, Command, CommandId, Event, Incarnation, ReleaseId, Rollout, ScaleTo, Settings, Slot, State, Timer,
-    invariant,
+    Action, Answer, Command, CommandId, Event, Incarnation, Kind, Memory, Options, Outcome, ReleaseId, Role, Rollout,
+    ScaleTo, Settings, Slot, State, Surge, Timer, invariant,
 };
 
 /// Whatever a run decides, it decides by numbers that are drawn before.
@@ -33,28 +33,55 @@ struct World {
     settings: Settings,
     script: String,
     alive: BTreeMap<Incarnation, Life>,
+    roles: BTreeMap<Incarnation, Role>,
+    /// Hooks and rehearsals that have passed, of which release.
+    passed: BTreeSet<(Role, ReleaseId)>,
+    /// What an earlier master would find, were this one gone now.
+    written: Option<Memory>,
     armed: BTreeSet<Timer>,
     asked: BTreeSet<Slot>,
     /// Everybody who ever asked, and how many last words each has heard.
     answers: BTreeMap<CommandId, u32>,
-    surge: u32,
+    surge: Surge,
     ended: bool,
 }
 
+/// A memory to begin with, and what `dir` names and what is gone.
+#[derive(Clone, Debug)]
+struct Opening {
+    memory: Memory,
+    dir: Option<ReleaseId>,
+    gone: Vec<ReleaseId>,
+}
+
 impl World {
-    fn new(settings: &Settings) -> Self {
-        Self {
-            mind: Rollout::new(settings.clone(), ReleaseId(0)),
-            replay: Rollout::new(settings.clone(), ReleaseId(0)),
+    /// `None`: what it begins with leaves nothing to start.
+    fn new(settings: &Settings, opening: Option<&Opening>) -> Option<Self> {
+        let mut script = format!("settings {settings}\n");
+        let mind = match opening {
+            Some(Opening { memory, dir, gone }) => {
+                writeln!(script, "memory {memory}").expect("text");
+                dir.iter().for_each(|dir| writeln!(script, "dir {dir}").expect("text"));
+                gone.iter().for_each(|gone| writeln!(script, "gone {gone}").expect("text"));
+                Rollout::restore(settings.clone(), memory.clone(), *dir, gone).ok()?
+            }
+            None => Rollout::new(settings.clone(), ReleaseId(0)),
+        };
+        Some(Self {
+            replay: mind.clone(),
+            mind,
             settings: settings.clone(),
-            script: format!("settings {settings}\n"),
+            script,
             alive: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            passed: BTreeSet::new(),
+            written: None,
             armed: BTreeSet::new(),
             asked: BTreeSet::new(),
             answers: BTreeMap::new(),
             surge: settings.surge,
             ended: false,
-        }
+        })
     }
 
     fn hear(&mut self, event: &Event) -> Result<(), TestCaseError> {
@@ -63,7 +90,14 @@ impl World {
         match event {
             Event::Booted(id) => {
                 if let Some(life @ Life::Booting) = self.alive.get_mut(id) {
-                    *life = Life::Ready;
+                    let role = self.roles[id];
+                    *life = if role == Role::Serve { Life::Ready } else { Life::Draining };
+                    // A rehearsal is told to drain, as every app is.
+                    if role == Role::Rehearse {
+                        *life = Life::Ready;
+                    }
+                    let release = self.mind.workers().find(|(w, _)| w == id).map(|(_, w)| w.code.release);
+                    self.passed.extend(release.map(|release| (role, release)));
                 }
             }
             Event::BootFailed { worker: id, .. } => {
@@ -89,11 +123,17 @@ impl World {
             }
             Event::Command { id, command } => {
                 self.answers.insert(*id, 0);
-                if let (None, Command::PhasedRestart { surge, .. }) = (self.mind.running(), command) {
-                    self.surge = surge.unwrap_or(self.settings.surge).max(self.settings.surge);
+                if let (None, Command::PhasedRestart { options, .. }) = (self.mind.running(), command) {
+                    let slots = self.mind.slots().count() as u32;
+                    let asked = options.surge.unwrap_or(self.settings.surge);
+                    // One that is refused or has nothing to do begins with no surge of its own.
+                    self.surge = [self.surge, asked, self.settings.surge]
+                        .into_iter()
+                        .max_by_key(|s| s.of(slots))
+                        .expect("three");
                 }
             }
-            Event::Start | Event::ListenerLost => {}
+            Event::Start | Event::ListenerLost | Event::Outgrown(_) => {}
         }
         let before = self.mind.clone();
         let mut actions = Vec::new();
@@ -106,6 +146,13 @@ impl World {
         }
         if let Err(why) = invariant::check(&before, event, &actions, &self.mind) {
             return Err(self.fail(&why));
+        }
+        let written = actions.iter().any(|a| matches!(a, Action::Remember(_)));
+        if let (true, Err(why)) = (written, invariant::check_cut(&self.mind)) {
+            return Err(self.fail(&why));
+        }
+        if self.written.as_ref().is_some_and(|w| *w != self.mind.memory()) {
+            return Err(self.fail("what is written is not what is remembered"));
         }
         // A trace read back says the same.
         let read: Event = line.parse().map_err(|why: String| self.fail(&why))?;
@@ -122,7 +169,20 @@ impl World {
 
     fn perform(&mut self, action: &Action) -> Result<(), TestCaseError> {
         match action {
-            Action::Spawn { worker, slot, .. } => {
+            Action::Remember(memory) => {
+                self.written = Some((**memory).clone());
+                let text = memory.to_string();
+                let read: Memory = text.parse().map_err(|why: String| self.fail(&why))?;
+                // Of a rollout's options the text leaves out what a start does not go by.
+                if read.to_string() != text {
+                    return Err(self.fail(&format!("'{text}' reads back as '{read}'")));
+                }
+            }
+            Action::Spawn { worker, slot, release, role, .. } => {
+                self.roles.insert(*worker, *role);
+                if let Some(why) = self.exposes(*worker, *release, *role) {
+                    return Err(self.fail(&why));
+                }
                 let slots = self.mind.slots().count();
                 if slot.0 as usize >= slots {
                     return Err(self.fail(&format!("worker {worker} is spawned in a slot that does not exist")));
@@ -130,9 +190,14 @@ impl World {
                 if self.alive.insert(*worker, Life::Booting).is_some() {
                     return Err(self.fail(&format!("worker {worker} is spawned twice")));
                 }
-                let may = slots + (self.surge as usize).min(slots);
-                if self.alive.len() > may {
-                    return Err(self.fail(&format!("P3: {} are alive, {may} may be", self.alive.len())));
+                let surge = self.surge.of(slots as u32) as usize;
+                let is = |role| self.alive.keys().filter(|id| self.roles[*id] == role).count();
+                let (serving, rehearsing) = (is(Role::Serve), is(Role::Rehearse));
+                // The announced exception.
+                let may = slots + surge.max(rehearsing.min(1));
+                let app = matches!(role, Role::Serve | Role::Rehearse);
+                if app && (serving + rehearsing > may || serving > slots + surge) {
+                    return Err(self.fail(&format!("P3: {serving} and {rehearsing} are alive, {may} may be")));
                 }
             }
             Action::Drain { worker, .. } => match self.alive.get_mut(worker) {
@@ -155,9 +220,31 @@ impl World {
             Action::Reply { answer: Answer::Accepted { .. }, .. } => {}
             Action::Reply { command, .. } => *self.answers.entry(*command).or_default() += 1,
             Action::Exit(_) => self.ended = true,
-            Action::Began { .. } | Action::Ended(_) | Action::Note(_) => {}
+            Action::Began { .. } => self.passed.clear(),
+            Action::Rehearsed(ended) => {
+                let passed = self.passed.iter().any(|(role, _)| *role == Role::Rehearse);
+                if (ended.outcome == Outcome::Promoted) != passed && ended.failed.is_none() && !ended.stopped {
+                    let aborted = ended.outcome == Outcome::Aborted;
+                    if !aborted {
+                        return Err(self.fail("it says that a rehearsal has passed, and none has"));
+                    }
+                }
+            }
+            Action::Ended(_) | Action::Note(_) => {}
         }
         Ok(())
+    }
+
+    /// Why this spawn exposes what was not found out about before, if it does.
+    fn exposes(&self, worker: Incarnation, release: ReleaseId, role: Role) -> Option<String> {
+        let run = self.mind.running()?;
+        let tried = run.kind == Kind::PhasedRestart && release == run.to.release;
+        if role != Role::Serve || !tried || release == self.mind.known_good().release {
+            return None;
+        }
+        let missing = |role, wanted: bool| wanted && !self.passed.contains(&(role, release));
+        let hook = missing(Role::BeforeRollout, self.settings.before_rollout);
+        hook.then(|| format!("P4: worker {worker} is exposed, and the hook has not passed"))
     }
 
     fn fail(&self, why: &str) -> TestCaseError {
@@ -174,10 +261,12 @@ impl World {
         let timers = self
             .armed
             .iter()
-            .filter(|t| matches!(t, Timer::Soak | Timer::Backoff(_) | Timer::Healthy(_)))
+            .filter(|t| !matches!(t, Timer::BootLate(_) | Timer::Overdue(_) | Timer::Age(_)))
             .map(|t| Event::Fired(*t));
         let asked = self.asked.iter().map(|slot| Event::Resolved { slot: *slot, release: None });
-        let all: Vec<Event> = workers.chain(timers).chain(asked).collect();
+        let paused = (self.mind.detail() == Some("paused"))
+            .then(|| Event::Command { id: CommandId(self.answers.len() as u64 + 1), command: Command::Resume });
+        let all: Vec<Event> = workers.chain(timers).chain(asked).chain(paused).collect();
         all.get(turn % all.len().max(1)).cloned()
     }
 
@@ -197,7 +286,9 @@ impl World {
                     (Life::Booting, 0..=2) => Event::BootFailed { worker: id, release_gone: false },
                     (Life::Booting, 3) => Event::BootFailed { worker: id, release_gone: true },
                     (Life::Booting, 4) => Event::Fired(Timer::BootLate(id)),
-                    (Life::Ready, 0..=4) => Event::Exited(id),
+                    (Life::Ready, 0..=3) => Event::Exited(id),
+                    (Life::Ready, 4) if self.armed.contains(&Timer::Age(id)) => Event::Fired(Timer::Age(id)),
+                    (Life::Ready, 4) => Event::Outgrown(id),
                     (Life::Draining, 0..=4) => Event::Fired(Timer::Overdue(id)),
                     (_, 5) => Event::Lost(id),
                     _ => Event::Gone(id),
@@ -219,7 +310,7 @@ impl World {
     fn nonsense(&self, which: u8, how: u8) -> Event {
         let id = Incarnation(u64::from(which));
         let slot = Slot(u32::from(which) % 12);
-        match how % 10 {
+        match how % 13 {
             0 => Event::Booted(id),
             1 => Event::BootFailed { worker: id, release_gone: how > 100 },
             2 => Event::Start,
@@ -229,6 +320,9 @@ impl World {
             6 => Event::Fired(Timer::BootLate(Incarnation(1000 + id.0))),
             7 => Event::Fired(Timer::Overdue(Incarnation(1000 + id.0))),
             8 => Event::Gone(Incarnation(1000 + id.0)),
+            9 => Event::Outgrown(id),
+            10 => Event::Fired(Timer::Canary),
+            11 => Event::Fired(Timer::Age(Incarnation(1000 + id.0))),
             _ => Event::Resolved { slot, release: None },
         }
     }
@@ -237,13 +331,28 @@ impl World {
         let release = ReleaseId(u32::from(how) % 5);
         let maybe = |bit: u8, n: u32| (which & bit != 0).then_some(n);
         match kind {
-            196..=219 => Command::PhasedRestart {
+            196..=213 => Command::PhasedRestart {
                 release,
-                hold: which & 1 != 0,
-                surge: maybe(2, u32::from(how / 5) % 4),
-                max_unavailable: maybe(4, u32::from(how / 20) % 3),
-                soak: (which & 8 != 0).then(|| Duration::from_millis(u64::from(how / 5) % 3 * 500)),
+                options: Options {
+                    hold: which & 1 != 0,
+                    no_rehearse: how & 1 != 0,
+                    if_new: which & 96 == 96,
+                    surge: match which & 2 {
+                        0 => None,
+                        _ if how > 200 => Some(Surge::Percent(u32::from(how % 5) * 25)),
+                        _ => Some(Surge::Count(u32::from(how / 5) % 4)),
+                    },
+                    max_unavailable: maybe(4, u32::from(how / 20) % 3),
+                    soak: (which & 8 != 0).then(|| Duration::from_millis(u64::from(how / 5) % 3 * 500)),
+                    canary: maybe(16, u32::from(how / 7) % 4),
+                    canary_soak: (which & 32 != 0).then(|| Duration::from_millis(u64::from(how / 7) % 2 * 500)),
+                    confirm_within: (which & 64 != 0).then(|| Duration::from_secs(u64::from(how % 2) * 60)),
+                },
             },
+            214..=215 => Command::Rehearse { release },
+            216..=217 if which & 1 == 0 => Command::Pause,
+            216..=217 => Command::Resume,
+            218..=219 => Command::Confirm,
             220..=225 => Command::ReloadDir { release, explicit: which & 1 != 0 },
             226..=231 => Command::Abort,
             232..=237 => Command::Rollback { gone: how.is_multiple_of(8) },
@@ -256,7 +365,8 @@ impl World {
             }),
             246..=253 => Command::Restart(Slot(u32::from(how) % 9)),
             _ if which > 127 => Command::Restart(Slot(0)),
-            254 => Command::Stop,
+            254 if which > 64 => Command::Stop,
+            254 => Command::Interrupt,
             _ => Command::Halt,
         }
     }
@@ -280,15 +390,16 @@ impl World {
         if self.ended {
             return Ok(());
         }
-        if !self.armed.is_empty() {
-            return Err(self.fail(&format!("P8: at rest, and {:?} run", self.armed)));
+        // What serves grows older, and nothing else runs.
+        if let Some(timer) = self.armed.iter().find(|t| !matches!(t, Timer::Age(_))) {
+            return Err(self.fail(&format!("P8: at rest, and {timer} runs")));
         }
         let known_good = self.mind.known_good();
         let fallback =
             self.mind.workers().any(|(_, w)| w.code.phase == known_good.phase && w.code.release != known_good.release);
         let rests = match self.mind.state() {
             State::Steady | State::Held => true,
-            State::Degraded => fallback,
+            State::Degraded => fallback || self.mind.fell_back(),
             _ => false,
         };
         if !rests || self.alive.len() != self.mind.slots().count() {
@@ -299,25 +410,66 @@ impl World {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    let budget = prop_oneof![(1u32..=9, 0u32..=2), (Just(0u32), 1u32..=3)];
-    (1u32..=8, budget, prop_oneof![Just(0u64), Just(5)]).prop_map(|(workers, (surge, max_unavailable), soak)| {
+    let surge = prop_oneof![(1u32..=9).prop_map(Surge::Count), (1u32..=100).prop_map(Surge::Percent)];
+    let budget = prop_oneof![(surge, 0u32..=2), (Just(Surge::Count(0)), 1u32..=3)];
+    let seldom = || prop::bool::weighted(0.3);
+    let maybe = || prop::option::weighted(0.3, Just(Duration::from_secs(60)));
+    let more = (seldom(), seldom(), seldom(), seldom(), prop_oneof![Just(0), 0u32..=3], maybe(), maybe());
+    (1u32..=8, budget, prop_oneof![Just(0u64), Just(5)], more).prop_map(|(workers, budget, soak, more)| {
+        let (rehearse, before_rollout, on_promote, on_failure, canary, confirm_within, max_age) = more;
         Settings {
             workers,
-            surge,
-            max_unavailable,
+            surge: budget.0,
+            max_unavailable: budget.1,
             soak: Duration::from_secs(soak),
-            drain_timeout: Duration::from_secs(30),
-            boot_timeout: Duration::from_secs(60),
+            rehearse,
+            before_rollout,
+            on_promote,
+            on_failure,
+            canary,
+            confirm_within,
+            max_age,
+            ..Settings::default()
         }
     })
+}
+
+fn openings() -> impl Strategy<Value = Opening> {
+    let release = || (0u32..5).prop_map(ReleaseId);
+    let some = || prop::collection::vec(release(), 0..3);
+    let of = |release: Option<ReleaseId>, phase| release.map(|r| format!("{r}@{phase} "));
+    let what = (prop::option::weighted(0.9, release()), prop::option::weighted(0.2, release()), any::<u8>());
+    (what, prop::option::weighted(0.2, release()), some(), some(), prop::option::weighted(0.9, release()), some())
+        .prop_map(move |((good, held, kind), run, previous, refused, dir, gone)| {
+            let mut text = String::new();
+            text += &of(good, 3).map_or_else(String::new, |code| format!("known-good={code}"));
+            text += &of(held.filter(|h| Some(*h) != good), 4).map_or_else(String::new, |code| format!("held={code}"));
+            let kind = ["phased-restart", "rollback", "restart"][usize::from(kind % 3)];
+            text += &of(run, 5).map_or_else(String::new, |code| format!("{kind}=7@{code}"));
+            for release in previous.iter().filter(|p| Some(**p) != good) {
+                text += &format!("previous={release} ");
+            }
+            for release in refused.iter().filter(|r| Some(**r) != good) {
+                text += &format!("refused={release} ");
+            }
+            let back = previous.last().filter(|back| good.is_some() && Some(**back) != good && gone.len() > 1);
+            text += &back.map_or_else(String::new, |back| format!("pending={back}@60s "));
+            let memory = (text + "next=6/8").parse().expect("a memory");
+            // What is gone cannot be named.
+            Opening { memory, dir: dir.filter(|d| !gone.contains(d)), gone }
+        })
 }
 
 proptest! {
     #![proptest_config(Config { cases: 1000, failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn whatever_happens_it_comes_to_rest(settings in settings(), draws in prop::collection::vec(any::<Draw>(), 0..600)) {
-        let mut world = World::new(&settings);
+    fn whatever_happens_it_comes_to_rest(
+        settings in settings(),
+        opening in prop::option::weighted(0.3, openings()),
+        draws in prop::collection::vec(any::<Draw>(), 0..600),
+    ) {
+        let Some(mut world) = World::new(&settings, opening.as_ref()) else { return Ok(()) };
         world.hear(&Event::Start)?;
         for draw in draws {
             if world.ended {

@@ -1,24 +1,32 @@
 //! What the mind wants done.
 
+use alloc::boxed::Box;
 use core::time::Duration;
 
 use proto::{Incarnation, Phase, Slot};
 
 use crate::event::{CommandId, ReleaseId, Timer};
+use crate::memory::Memory;
+use crate::slot::Role;
 
 /// One thing to do. The body performs it without asking why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Spawn a worker that boots `release`.
+    /// Write this down, so that it is found again whatever happens to this process. It comes before everything in the
+    /// same step that somebody could notice.
+    Remember(Box<Memory>),
+    /// Spawn a worker that boots `release`, or runs a hook in it.
     Spawn {
         /// The new worker's number.
         worker: Incarnation,
-        /// Its seat.
+        /// Its seat; 0 for one that has none.
         slot: Slot,
         /// Its release's phase.
         phase: Phase,
         /// Its release.
         release: ReleaseId,
+        /// What it is for.
+        role: Role,
     },
     /// Send the stop signal to a worker's app, KILL after `timeout`.
     Drain {
@@ -52,6 +60,8 @@ pub enum Action {
     },
     /// The running rollout has ended.
     Ended(Ended),
+    /// The rehearsal that ran by itself has ended.
+    Rehearsed(Ended),
     /// Answer somebody.
     Reply {
         /// Whom.
@@ -74,6 +84,8 @@ pub enum Kind {
     Rollback,
     /// `restart SLOT`.
     Restart,
+    /// `rehearse`: no slot is touched.
+    Rehearsal,
 }
 
 /// How a rollout ended.
@@ -94,7 +106,7 @@ pub struct Ended {
 /// How a rollout can end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// The candidate is the known-good release (a `restart` is through).
+    /// The candidate is the known-good release (a `restart` is through, a rehearsal has passed).
     Promoted,
     /// The candidate serves and is not promoted.
     Held,
@@ -125,6 +137,21 @@ pub enum Answer {
     RolloutEnded(Ended),
     /// An `abort` is through.
     Aborted(Ended),
+    /// A rehearsal is over; its outcome is `promoted` when it has passed.
+    Rehearsed(Ended),
+    /// The rollout stands still.
+    Paused {
+        /// Slots that are through.
+        step: u32,
+        /// Slots in all.
+        of: u32,
+    },
+    /// The rollout goes on.
+    Resumed,
+    /// This release is confirmed.
+    Confirmed(ReleaseId),
+    /// `--if-new`: this release runs already.
+    NothingNew(ReleaseId),
     /// Pinned.
     Pinned {
         /// What was known-good before.
@@ -163,6 +190,20 @@ pub enum Reason {
     Stopping,
     /// `surge` and `max-unavailable` are both 0.
     NoBudget,
+    /// `--hold` and `--confirm-within` together.
+    HoldAndConfirm,
+    /// `--if-new`: this release was refused before.
+    RefusedBefore(ReleaseId),
+    /// No rollout runs that could be paused.
+    NothingToPause,
+    /// The rollout is decided: only what is replaced ends, or what was replaced is put back.
+    TooLateToPause,
+    /// The rollout is not paused.
+    NotPaused,
+    /// The rollout did not come to stand still: it goes on, or is being undone.
+    PauseOver,
+    /// No promotion waits for a confirm.
+    NothingToConfirm,
     /// No rollout runs.
     NothingToAbort,
     /// The candidate has been promoted already; only old workers drain.
@@ -203,10 +244,92 @@ pub enum Reason {
 }
 
 /// Something that people are told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Note {
     /// A rollout with surge 0 on a single slot: nothing is ready while the slot is replaced.
     ZeroReady,
+    /// A rehearsal with surge 0: one instance more than ever else is alive for a while.
+    ExtraInstance,
+    /// The candidate was refused before, and is tried again because a person asks.
+    RefusedBefore(ReleaseId),
+    /// A hook runs before the rollout, or a rehearsal.
+    Scouting {
+        /// The worker.
+        worker: Incarnation,
+        /// What it is for.
+        role: Role,
+    },
+    /// It has passed.
+    Scouted {
+        /// The worker.
+        worker: Incarnation,
+        /// What it was for.
+        role: Role,
+    },
+    /// A hook failed that changes nothing any more.
+    HookFailed {
+        /// The worker.
+        worker: Incarnation,
+        /// Which one.
+        role: Role,
+    },
+    /// The canary slots are through; their quiet time begins.
+    CanarySoaking {
+        /// How many.
+        slots: u32,
+        /// For how long.
+        soak: Duration,
+    },
+    /// The rollout takes on no further slot.
+    Paused,
+    /// It goes on.
+    Resumed,
+    /// The promotion is undone unless it is confirmed in time.
+    Confirming {
+        /// What was promoted.
+        release: ReleaseId,
+        /// How long a confirm may take.
+        within: Duration,
+    },
+    /// No confirm came in time.
+    Unconfirmed(ReleaseId),
+    /// A worker is replaced because of its age or its size.
+    Recycling {
+        /// The worker.
+        worker: Incarnation,
+    },
+    /// A worker is to be replaced again, for the one that has replaced the last one holds as much; time has to pass first.
+    RecycleLater {
+        /// The worker.
+        worker: Incarnation,
+        /// How much time.
+        after: Duration,
+    },
+    /// The one that was to replace it did not boot; the old one goes on serving.
+    RecycleFailed {
+        /// The worker that did not boot.
+        worker: Incarnation,
+        /// When it is tried again.
+        retry: Duration,
+    },
+    /// At a start: what serves, and why that is not what `dir` names.
+    ColdStart {
+        /// What is started.
+        release: ReleaseId,
+        /// Why.
+        why: Cold,
+    },
+    /// At a start: this release was never tried, and begins on one slot.
+    Trial(ReleaseId),
+    /// It failed: every slot gets the known-good release.
+    TrialFailed {
+        /// The release.
+        release: ReleaseId,
+        /// The worker that failed.
+        failed: Incarnation,
+        /// What is started instead.
+        instead: ReleaseId,
+    },
     /// A candidate's worker is ready.
     SlotReady {
         /// The worker.
@@ -268,4 +391,19 @@ pub enum Note {
     Recovered,
     /// Workers are replaced because their listening socket is dead.
     RenewingListeners,
+}
+
+/// Why a master starts with something else than what `dir` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cold {
+    /// This was refused, or was never confirmed.
+    Refused(ReleaseId),
+    /// `dir` does not resolve.
+    Dangling,
+    /// The known-good directory is gone.
+    Gone(ReleaseId),
+    /// This was promoted and not confirmed yet.
+    Unconfirmed(ReleaseId),
+    /// What is started was never confirmed either, and nothing that was good before is left.
+    NothingBefore,
 }

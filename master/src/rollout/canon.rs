@@ -7,11 +7,12 @@
 
 use alloc::vec::Vec;
 
-use proto::{Phase, Slot};
+use proto::{Phase, Slot, Surge};
 
 use crate::event::ReleaseId;
 use crate::run::{Run, RunStage};
-use crate::slot::{SlotState, Worker, WorkerState};
+use crate::scout::Scout;
+use crate::slot::{Role, SlotState, Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 /// What a search does not tell states apart by.
@@ -63,7 +64,11 @@ impl Rollout {
         let mut print = Print::new();
         let run = self.run();
         print.put(match &self.mode {
-            Mode::Starting => 0,
+            Mode::Starting(start) => {
+                let Scout { hook, rehearse, current } = start.scout;
+                let flags = [start.trial, start.one, hook, rehearse, current.is_some()];
+                flags.iter().fold(16, |bits, flag| bits << 1 | u64::from(*flag))
+            }
             Mode::Idle => 1,
             Mode::Running(_) => 2,
             Mode::Stopping { exit, .. } => 3 + *exit as u64,
@@ -74,6 +79,17 @@ impl Rollout {
             return print;
         }
         print.option(self.held.map(|h| names.of(h.release)));
+        if let Mode::Starting(start) = &self.mode {
+            print.put(names.of(start.to.release));
+        }
+        print
+            .put(u64::from(self.pending.is_some()) << 2 | u64::from(self.unconfirmed) << 1 | u64::from(self.fell_back));
+        let mut aside: Vec<&Worker> = self.aside().collect();
+        aside.sort_by_key(|w| (w.role, w.state));
+        for worker in aside {
+            print.put(worker.role as u64);
+            self.print_worker(worker, names, &mut print);
+        }
         if let Some(run) = run {
             print_run(run, names, &mut print);
         }
@@ -101,7 +117,7 @@ impl Rollout {
             seats.push(seat.done());
         }
         // What a scale down has left without a slot only drains.
-        let unseated = self.workers.values().filter(|w| self.slot(w.slot).is_none());
+        let unseated = self.workers.values().filter(|w| w.role == Role::Serve && self.slot(w.slot).is_none());
         drains[2] = unseated.clone().count() as u64;
         if forget.seats {
             seats.sort_unstable();
@@ -135,7 +151,8 @@ impl Rollout {
         if worker.state != WorkerState::Draining {
             print.put(names.of(worker.code.release));
             print.put(names.of_phase(worker.code.phase, self.known_good.phase));
-            print.put(u64::from(self.is_candidate(worker)) << 1 | u64::from(worker.stale));
+            let flags = [self.is_candidate(worker), worker.stale, worker.due, worker.aging];
+            print.put(flags.iter().fold(0, |bits, flag| bits << 1 | u64::from(*flag)));
         }
     }
 }
@@ -145,18 +162,49 @@ fn print_run(run: &Run, names: &mut Names, print: &mut Print) {
         RunStage::Rolling => 0,
         RunStage::Soaking => 1,
         RunStage::GivingUp => 2,
+        RunStage::Scouting => 3,
+        RunStage::Canary => 4,
         RunStage::Draining(outcome) => 10 + outcome as u64,
         RunStage::RollingBack(outcome) => 20 + outcome as u64,
     };
     print.put(run.kind as u64 | stage << 8 | u64::from(run.hold) << 16 | u64::from(run.only.is_some()) << 17);
-    print.put(u64::from(run.surge) << 32 | u64::from(run.max_unavailable));
+    let surge = match run.surge {
+        Surge::Count(n) => u64::from(n),
+        Surge::Percent(n) => u64::from(n) << 16,
+    };
+    print.put(surge << 32 | u64::from(run.max_unavailable));
     print.put(run.soak.as_millis() as u64);
+    let Scout { hook, rehearse, current } = run.scout;
+    let flags = [
+        hook,
+        rehearse,
+        current.is_some(),
+        run.paused,
+        run.soaked,
+        run.watched,
+        !run.pauses.is_empty(),
+        run.confirm_within.is_some(),
+        run.command.is_some(),
+    ];
+    print.put(flags.iter().fold(1, |bits, flag| bits << 1 | u64::from(*flag)) << 32 | u64::from(run.canary));
     print.put(names.of(run.to.release));
 }
 
 fn print_slot(slot: &SlotState, names: &mut Names, print: &mut Print) {
-    let SlotState { crashes, backoff, healing, failing, first, lost_old, put_back, resolving, fallback } = slot;
-    let flags = [*crashes > 0, *backoff, *healing, *failing, *lost_old, *put_back, *resolving];
+    let SlotState {
+        crashes,
+        backoff,
+        healing,
+        failing,
+        first,
+        lost_old,
+        put_back,
+        resolving,
+        fallback,
+        recycling,
+        recycled,
+    } = slot;
+    let flags = [*crashes > 0, *backoff, *healing, *failing, *lost_old, *put_back, *resolving, *recycling, *recycled];
     print.put(flags.iter().fold(1, |bits, flag| bits << 1 | u64::from(*flag)));
     print.option(first.map(u64::from));
     print.option(fallback.map(|r| names.of(r)));

@@ -3,22 +3,28 @@
 use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use proto::{Phase, Slot};
 
-use crate::action::{Action, Answer, Exit, Kind, Outcome, Reason};
-use crate::event::{Command, CommandId, ReleaseId, ScaleTo, Timer};
+use crate::action::{Action, Answer, Exit, Kind, Note, Outcome, Reason};
+use crate::event::{Command, CommandId, Options, ReleaseId, ScaleTo, Timer};
 use crate::policy::MAX_WORKERS;
 use crate::run::{Run, RunStage};
+use crate::scout::Scout;
 use crate::slot::{Code, SlotState};
 use crate::{Mode, Rollout, Scaling};
 
 impl Rollout {
     pub(crate) fn command(&mut self, id: CommandId, command: Command, out: &mut Vec<Action>) {
         let refused = match command {
-            Command::Stop => self.stop(id, out),
+            Command::Interrupt if matches!(self.mode, Mode::Stopping { .. }) => self.halt(id, out),
+            Command::Stop | Command::Interrupt => self.stop(id, out),
             Command::Halt => self.halt(id, out),
             Command::Abort => self.abort_by(id, out),
+            Command::Pause => self.pause(id),
+            Command::Resume => self.resume(id, out),
+            Command::Confirm if !matches!(self.mode, Mode::Stopping { .. }) => self.confirm(id, out),
             command => self.busy().map_or_else(|| self.begin_command(id, command, out), Err),
         };
         if let Err(reason) = refused {
@@ -29,7 +35,7 @@ impl Rollout {
     /// Why nothing can begin now, if so.
     fn busy(&self) -> Option<Reason> {
         match &self.mode {
-            Mode::Starting => Some(Reason::BusyStarting),
+            Mode::Starting(_) => Some(Reason::BusyStarting),
             Mode::Idle => None,
             Mode::Running(run) => Some(Reason::BusyRollout { id: run.id, kind: run.kind, to: run.to.release }),
             Mode::Stopping { .. } => Some(Reason::Stopping),
@@ -38,16 +44,12 @@ impl Rollout {
 
     fn begin_command(&mut self, id: CommandId, command: Command, out: &mut Vec<Action>) -> Result<(), Reason> {
         match command {
-            Command::PhasedRestart { release, hold, surge, max_unavailable, soak } => {
-                let surge = surge.unwrap_or(self.settings.surge);
-                let max_unavailable = max_unavailable.unwrap_or(self.settings.max_unavailable);
-                if surge == 0 && max_unavailable == 0 {
-                    return Err(Reason::NoBudget);
-                }
-                let to = Code { release, phase: self.take_phase() };
-                let mut run = self.new_run(id, Kind::PhasedRestart, to);
-                (run.surge, run.max_unavailable, run.hold) = (surge, max_unavailable, hold);
-                run.soak = soak.unwrap_or(self.settings.soak);
+            Command::PhasedRestart { release, options } => self.phased_restart(id, release, options, out),
+            Command::Rehearse { release } => {
+                // It takes no phase: it is to see the one that a phased restart would.
+                let to = Code { release, phase: Phase(self.next_phase) };
+                let mut run = self.new_run(Some(id), Kind::Rehearsal, to);
+                (run.stage, run.scout) = (RunStage::Scouting, Scout::new(false, true));
                 self.begin(run, out);
                 Ok(())
             }
@@ -59,13 +61,67 @@ impl Rollout {
                 if slot.0 >= workers {
                     return Err(Reason::NoSuchSlot { workers });
                 }
-                let mut run = self.new_run(id, Kind::Restart, self.known_good);
+                let mut run = self.new_run(Some(id), Kind::Restart, self.known_good);
                 run.only = Some(slot);
                 self.begin(run, out);
                 Ok(())
             }
-            Command::Abort | Command::Stop | Command::Halt => Ok(()),
+            Command::Abort
+            | Command::Confirm
+            | Command::Pause
+            | Command::Resume
+            | Command::Stop
+            | Command::Interrupt
+            | Command::Halt => Ok(()),
         }
+    }
+
+    fn phased_restart(
+        &mut self,
+        id: CommandId,
+        release: ReleaseId,
+        options: Options,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Reason> {
+        let settings = &self.settings;
+        let surge = options.surge.unwrap_or(settings.surge);
+        let max_unavailable = options.max_unavailable.unwrap_or(settings.max_unavailable);
+        if surge.is_zero() && max_unavailable == 0 {
+            return Err(Reason::NoBudget);
+        }
+        if options.hold && options.confirm_within.is_some() {
+            return Err(Reason::HoldAndConfirm);
+        }
+        let refused = self.refused.contains(&release);
+        if options.if_new {
+            if refused {
+                return Err(Reason::RefusedBefore(release));
+            }
+            if self.held.map_or(self.known_good.release, |held| held.release) == release {
+                out.push(Action::Reply { command: id, answer: Answer::NothingNew(release) });
+                return Ok(());
+            }
+        }
+        let soak = options.soak.unwrap_or(settings.soak);
+        let canary = options.canary.unwrap_or(settings.canary);
+        let canary_soak = options.canary_soak.or(settings.canary_soak).unwrap_or(soak);
+        let confirm_within = options.confirm_within.or(settings.confirm_within);
+        // Zero: this one needs none.
+        let confirm_within = confirm_within.filter(|within| !options.hold && !within.is_zero());
+        let scout = Scout::new(settings.before_rollout, settings.rehearse && !options.no_rehearse);
+        let to = Code { release, phase: self.take_phase() };
+        let mut run = self.new_run(Some(id), Kind::PhasedRestart, to);
+        (run.surge, run.max_unavailable, run.hold) = (surge, max_unavailable, options.hold);
+        (run.soak, run.canary, run.canary_soak) = (soak, canary, canary_soak);
+        (run.confirm_within, run.scout) = (confirm_within, scout);
+        if !scout.is_through() {
+            run.stage = RunStage::Scouting;
+        }
+        self.begin(run, out);
+        if refused {
+            out.push(Action::Note(Note::RefusedBefore(release)));
+        }
+        Ok(())
     }
 
     fn take_phase(&mut self) -> Phase {
@@ -74,7 +130,7 @@ impl Rollout {
         phase
     }
 
-    fn new_run(&mut self, command: CommandId, kind: Kind, to: Code) -> Run {
+    fn new_run(&mut self, command: Option<CommandId>, kind: Kind, to: Code) -> Run {
         let id = self.next_run;
         self.next_run += 1;
         Run {
@@ -87,10 +143,18 @@ impl Rollout {
             max_unavailable: self.settings.max_unavailable,
             soak: self.settings.soak,
             hold: false,
+            scout: Scout::default(),
+            canary: 0,
+            canary_soak: Duration::ZERO,
+            watched: false,
+            confirm_within: None,
+            paused: false,
+            soaked: false,
             only: None,
             touched: BTreeSet::new(),
             failed: None,
             command,
+            pauses: Vec::new(),
             aborts: Vec::new(),
         }
     }
@@ -110,9 +174,10 @@ impl Rollout {
             _ => Code { release, phase: self.take_phase() },
         };
         if to == self.known_good {
-            self.confirmed = true;
+            self.drop_pending(out);
+            (self.confirmed, self.fell_back) = (true, false);
         } else {
-            self.make_known_good(to, true);
+            self.make_known_good(to, true, out);
         }
         out.push(Action::Reply { command: id, answer: Answer::Pinned { old, new: release } });
         Ok(())
@@ -132,15 +197,10 @@ impl Rollout {
         if gone {
             return Err(Reason::TargetGone(target));
         }
-        let Some(held) = self.held.take() else {
-            let to = Code { release: target, phase: self.take_phase() };
-            let run = self.new_run(id, Kind::Rollback, to);
-            self.begin(run, out);
-            return Ok(());
-        };
+        let Some(held) = self.held.take() else { return self.begin_rollback(Some(id), out) };
         // From a held release: everything that is not known-good is put back, as after an abort.
-        self.refused.insert(held.release);
-        let mut run = self.new_run(id, Kind::Rollback, self.known_good);
+        self.refuse(held.release);
+        let mut run = self.new_run(Some(id), Kind::Rollback, self.known_good);
         run.stage = RunStage::RollingBack(Outcome::Promoted);
         for slot in self.slot_numbers() {
             if self.living(slot).any(|(_, w)| w.code.release != self.known_good.release) {
@@ -151,6 +211,15 @@ impl Rollout {
                 }
             }
         }
+        self.begin(run, out);
+        Ok(())
+    }
+
+    /// Back to the release that was promoted before this one.
+    pub(crate) fn begin_rollback(&mut self, id: Option<CommandId>, out: &mut Vec<Action>) -> Result<(), Reason> {
+        let target = *self.previous.last().ok_or(Reason::NothingBefore)?;
+        let to = Code { release: target, phase: self.take_phase() };
+        let run = self.new_run(id, Kind::Rollback, to);
         self.begin(run, out);
         Ok(())
     }
@@ -174,6 +243,7 @@ impl Rollout {
         for slot in (to..from).map(Slot) {
             self.cancel_backoff(slot, out);
             self.reset_crashes(slot, out);
+            self.stop_recycling(slot);
             let living: Vec<_> = self.living(slot).map(|(id, _)| id).collect();
             for worker in living {
                 self.end(worker, out);
@@ -188,7 +258,7 @@ impl Rollout {
         match self.run().map(|r| r.stage) {
             None if matches!(self.mode, Mode::Stopping { .. }) => return Err(Reason::Stopping),
             None => return Err(Reason::NothingToAbort),
-            Some(RunStage::Draining(_)) => return Err(Reason::AlreadyPromoted),
+            Some(RunStage::Draining(Outcome::Promoted | Outcome::Held)) => return Err(Reason::AlreadyPromoted),
             Some(_) => {}
         }
         self.abort(None, out);
@@ -198,14 +268,46 @@ impl Rollout {
         Ok(())
     }
 
+    /// Whoever asks is answered when the slots under way are through.
+    fn pause(&mut self, id: CommandId) -> Result<(), Reason> {
+        if matches!(self.mode, Mode::Stopping { .. }) {
+            return Err(Reason::Stopping);
+        }
+        let trying = self.trying();
+        let run = self.run_mut().filter(|r| r.kind != Kind::Rehearsal).ok_or(Reason::NothingToPause)?;
+        if !trying {
+            return Err(Reason::TooLateToPause);
+        }
+        run.paused = true;
+        run.pauses.push(id);
+        Ok(())
+    }
+
+    fn resume(&mut self, id: CommandId, out: &mut Vec<Action>) -> Result<(), Reason> {
+        if matches!(self.mode, Mode::Stopping { .. }) {
+            return Err(Reason::Stopping);
+        }
+        let run = self.run_mut().filter(|r| r.paused).ok_or(Reason::NotPaused)?;
+        run.paused = false;
+        for command in core::mem::take(&mut run.pauses) {
+            out.push(Action::Reply { command, answer: Answer::Refused(Reason::PauseOver) });
+        }
+        out.push(Action::Note(Note::Resumed));
+        out.push(Action::Reply { command: id, answer: Answer::Resumed });
+        Ok(())
+    }
+
     /// From now on nothing is spawned, put back or retried.
     fn begin_stop(&mut self, id: CommandId, out: &mut Vec<Action>) {
         if let Mode::Stopping { waiting, .. } = &mut self.mode {
             waiting.push(id);
             return;
         }
-        if self.run().is_some_and(|r| r.stage == RunStage::Soaking) {
-            out.push(Action::Disarm(Timer::Soak));
+        if let Some(run) = self.run() {
+            run.quiet(out);
+        }
+        if self.pending.is_some() && !self.unconfirmed {
+            out.push(Action::Disarm(Timer::Confirm));
         }
         let outcome = match self.run().map(|r| r.stage) {
             Some(RunStage::Draining(outcome)) => outcome,

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use proto::{Incarnation, Slot};
+use proto::{Incarnation, Slot, Surge};
 
 /// A release directory, known by a number; the body keeps the paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +25,12 @@ pub enum Timer {
     BootLate(Incarnation),
     /// A worker should be gone by now.
     Overdue(Incarnation),
+    /// The quiet time after the canary slots are through.
+    Canary,
+    /// A promotion should have been confirmed by now.
+    Confirm,
+    /// A worker is old enough to be replaced.
+    Age(Incarnation),
 }
 
 /// One thing that happened.
@@ -32,9 +38,10 @@ pub enum Timer {
 pub enum Event {
     /// The master has its sockets: begin.
     Start,
-    /// A worker's app is ready.
+    /// A worker's app is ready and has passed its checks; a hook has exited with status 0.
     Booted(Incarnation),
-    /// A worker's app did not boot (or the worker could not be spawned). The worker ends what is left of it.
+    /// A worker's app did not boot or failed its check, a hook failed, or the worker could not be spawned. The worker
+    /// ends what is left of it.
     BootFailed {
         /// Which worker.
         worker: Incarnation,
@@ -56,6 +63,8 @@ pub enum Event {
         /// The release, `None` when `dir` does not resolve.
         release: Option<ReleaseId>,
     },
+    /// A worker's app holds more memory than it should.
+    Outgrown(Incarnation),
     /// A listening socket was lost for good and has been bound anew: every worker so far holds a dead one.
     ListenerLost,
     /// Somebody wants something.
@@ -74,15 +83,20 @@ pub enum Command {
     PhasedRestart {
         /// The candidate.
         release: ReleaseId,
-        /// Do not promote it.
-        hold: bool,
-        /// `--surge` of this rollout.
-        surge: Option<u32>,
-        /// `--max-unavailable` of this rollout.
-        max_unavailable: Option<u32>,
-        /// `--soak` of this rollout.
-        soak: Option<Duration>,
+        /// How.
+        options: Options,
     },
+    /// Boot and check a release off-traffic.
+    Rehearse {
+        /// The release.
+        release: ReleaseId,
+    },
+    /// Take on no further slot.
+    Pause,
+    /// Go on.
+    Resume,
+    /// The promoted release is good.
+    Confirm,
     /// Pin a release for every later spawn.
     ReloadDir {
         /// The release.
@@ -103,8 +117,33 @@ pub enum Command {
     Restart(Slot),
     /// Drain everything and end.
     Stop,
+    /// The same; while it goes on already, kill everything: a person who presses Ctrl-C again does not want to wait.
+    Interrupt,
     /// Kill everything and end.
     Halt,
+}
+
+/// The options of one phased restart. `None`: the master's own setting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Options {
+    /// Do not promote the candidate.
+    pub hold: bool,
+    /// Expose it without a rehearsal.
+    pub no_rehearse: bool,
+    /// Do nothing when it runs already, and refuse at once what was refused before.
+    pub if_new: bool,
+    /// `--surge`.
+    pub surge: Option<Surge>,
+    /// `--max-unavailable`.
+    pub max_unavailable: Option<u32>,
+    /// `--soak`.
+    pub soak: Option<Duration>,
+    /// `--canary`.
+    pub canary: Option<u32>,
+    /// `--canary-soak`.
+    pub canary_soak: Option<Duration>,
+    /// `--confirm-within`.
+    pub confirm_within: Option<Duration>,
 }
 
 /// How many slots are wanted.

@@ -6,8 +6,11 @@
 
 mod ends;
 mod timers;
+mod trust;
 
 pub use ends::waiting;
+pub use timers::armed;
+pub use trust::check_cut;
 
 use alloc::format;
 use alloc::string::String;
@@ -15,10 +18,10 @@ use alloc::vec::Vec;
 
 use proto::Slot;
 
-use crate::action::Action;
-use crate::event::{Event, Timer};
+use crate::action::{Action, Kind};
+use crate::event::{Event, ReleaseId, Timer};
 use crate::run::RunStage;
-use crate::slot::{Worker, WorkerState};
+use crate::slot::{Role, Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 /// Checks one step.
@@ -37,6 +40,10 @@ pub fn check(before: &Rollout, event: &Event, actions: &[Action], after: &Rollou
     ends::check_commands(before, event, actions, after)?;
     ends::check_answers(before, event, actions, after)?;
     timers::check_timers(before, event, actions, after)?;
+    trust::check_memory(before, event, actions, after)?;
+    trust::check_scouts(before, event, actions, after)?;
+    trust::check_hooks(before, event, actions, after)?;
+    trust::check_pause(before, event, after)?;
     check_state(after)
 }
 
@@ -87,29 +94,46 @@ fn check_drains(before: &Rollout, event: &Event, actions: &[Action], after: &Rol
 
 /// P3, P5: what the step spawned.
 fn check_spawns(before: &Rollout, actions: &[Action], after: &Rollout) -> Result<(), String> {
-    let spawned = actions.iter().filter(|a| matches!(a, Action::Spawn { .. })).count();
-    if spawned == 0 {
-        return Ok(());
-    }
     // A rollout that ends in this step has spawned with its own surge.
     let capacity = after.capacity().max(before.capacity());
-    if after.alive() > capacity {
+    let app = |a: &Action| matches!(a, Action::Spawn { role, .. } if role.is_app());
+    if after.alive() > capacity && actions.iter().any(app) {
         return Err(format!("P3: {} instances are alive, {capacity} may be", after.alive()));
     }
     for action in actions {
-        let Action::Spawn { worker, slot, release, .. } = action else { continue };
+        let Action::Spawn { worker, slot, release, role, .. } = action else { continue };
         let Some(spawned) = after.workers.get(worker) else { continue };
-        let candidate = spawned.run.is_some()
-            && after.run().is_some_and(|r| r.stage == RunStage::Rolling && r.to.release == *release);
-        let good = [before.known_good.release, after.known_good.release].contains(release);
-        let fallback = before.slot(*slot).is_some_and(|s| s.fallback == Some(*release) || s.resolving);
-        let failed = after.run().is_some_and(|r| r.stage != RunStage::Rolling && r.to.release == *release);
-        let trusted = candidate || good || (fallback && !after.is_refused(*release) && !failed);
-        if !trusted {
-            return Err(format!("P5: worker {worker} is spawned from release {}, which nobody trusts", release.0));
+        if !trusts(before, after, spawned, *slot, *release) {
+            return Err(format!("P5: worker {worker} ({role}) is spawned from {release}, which nobody trusts"));
         }
     }
     Ok(())
+}
+
+/// P5: whether this release may be spawned for what it is spawned for.
+fn trusts(before: &Rollout, after: &Rollout, spawned: &Worker, slot: Slot, release: ReleaseId) -> bool {
+    let good = [before.known_good.release, after.known_good.release].contains(&release);
+    let tried = after.run().is_some_and(|r| spawned.run == Some(r.id) && r.to.release == release);
+    let starts = after.starting().is_some_and(|s| s.to.release == release && !after.is_refused(release));
+    match spawned.role {
+        Role::Serve => {
+            if after.starting().is_some() {
+                return starts && spawned.run.is_none();
+            }
+            let candidate = tried && after.run().is_some_and(|r| r.stage == RunStage::Rolling);
+            let fallback = before.slot(slot).is_some_and(|s| s.fallback == Some(release) || s.resolving);
+            let failed = after.run().is_some_and(|r| r.stage != RunStage::Rolling && r.to.release == release);
+            candidate || (spawned.run.is_none() && (good || (fallback && !after.is_refused(release) && !failed)))
+        }
+        Role::Rehearse => starts || (tried && after.run().is_some_and(|r| r.stage == RunStage::Scouting)),
+        // A known-good release has been through it, and so has what is put back or gone back to.
+        Role::BeforeRollout => {
+            let first = after.starting().is_some_and(|s| s.trial || !after.confirmed);
+            let restart = after.run().is_some_and(|r| r.kind == Kind::PhasedRestart);
+            (starts && first) || (tried && restart)
+        }
+        Role::OnPromote | Role::OnFailure => release == after.known_good.release,
+    }
 }
 
 /// P5: a boot that failed is not tried again at once, whatever else happens.
@@ -122,9 +146,10 @@ fn check_retries(before: &Rollout, event: &Event, actions: &[Action], after: &Ro
     else {
         return Ok(());
     };
-    let failed = before.workers.get(id).filter(|w| w.state == WorkerState::Booting && !before.is_candidate(w));
+    let tried = |w: &&Worker| w.role == Role::Serve && w.state == WorkerState::Booting && !before.is_candidate(w);
+    let failed = before.workers.get(id).filter(tried);
     for action in actions {
-        if let (Some(failed), Action::Spawn { worker, slot, release, .. }) = (failed, action)
+        if let (Some(failed), Action::Spawn { worker, slot, release, role: Role::Serve, .. }) = (failed, action)
             && failed.slot == *slot
             && failed.code.release == *release
             && !after.workers.get(worker).is_some_and(|w| after.is_candidate(w))
@@ -157,10 +182,12 @@ fn check_order(before: &Rollout, event: &Event, actions: &[Action], after: &Roll
     }
     let mut tried = after.slots.iter().any(|s| s.backoff);
     tried |= before.workers.iter().any(|(id, w)| {
-        w.state == WorkerState::Booting && after.workers.get(id).is_some_and(|w| w.state == WorkerState::Booting)
+        w.role == Role::Serve
+            && w.state == WorkerState::Booting
+            && after.workers.get(id).is_some_and(|w| w.state == WorkerState::Booting)
     });
     for action in actions {
-        let Action::Spawn { slot, .. } = action else { continue };
+        let Action::Spawn { slot, role: Role::Serve, .. } = action else { continue };
         let refused = |w: &Worker| after.is_bad(w) && !w.stale;
         if after.living(*slot).any(|(_, w)| refused(w)) && core::mem::replace(&mut tried, true) {
             return Err(format!("slot {slot} is put back while another one is tried"));
@@ -197,6 +224,7 @@ fn check_state(after: &Rollout) -> Result<(), String> {
             return Err(format!("slot {slot} is empty and nothing is under way for it"));
         }
     }
+    check_seats(after)?;
     if matches!(after.mode, Mode::Idle) {
         if after.workers.values().any(|w| w.run.is_some()) {
             return Err(String::from("a candidate outlived its rollout"));
@@ -215,10 +243,32 @@ fn check_state(after: &Rollout) -> Result<(), String> {
     Ok(())
 }
 
+/// Who has no seat is in no slot; and one worker at a time is recycled, while nothing else goes on.
+fn check_seats(after: &Rollout) -> Result<(), String> {
+    let serves = |id| after.workers.get(id).map(|w| w.role == Role::Serve);
+    if after.seats.iter().flatten().any(|id| serves(id) != Some(true)) {
+        return Err(String::from("somebody has a seat who does not serve"));
+    }
+    if after.aside.iter().any(|id| serves(id) != Some(false)) {
+        return Err(String::from("somebody stands aside who serves"));
+    }
+    if after.seats.iter().map(Vec::len).sum::<usize>() + after.aside.len() != after.workers.len() {
+        return Err(String::from("somebody has no place"));
+    }
+    if let Some((worker, _)) = after.recyclable() {
+        return Err(format!("worker {worker} is due, and nothing is done about it"));
+    }
+    let recycled = after.slots.iter().filter(|s| s.recycling).count();
+    if recycled > 1 || (recycled > 0 && !matches!(after.mode, Mode::Idle | Mode::Stopping { .. })) {
+        return Err(format!("{recycled} slots are recycled at a time, or beside a rollout"));
+    }
+    Ok(())
+}
+
 /// P6 in small: an empty slot is waiting for a timer, for an answer, or is being filled.
 fn wants_somebody(rollout: &Rollout, slot: Slot) -> bool {
     let Some(state) = rollout.slot(slot) else { return false };
-    let tried = rollout.mode == Mode::Starting && state.first == Some(false);
+    let tried = !rollout.may_start(slot);
     !matches!(rollout.mode, Mode::Stopping { .. })
         && rollout.living(slot).next().is_none()
         && !state.backoff

@@ -17,27 +17,35 @@ mod canon;
 mod command;
 mod event;
 pub mod invariant;
+mod memory;
 mod news;
 mod plan;
 mod policy;
+mod recycle;
 mod run;
+mod scout;
 mod slot;
+mod start;
 pub mod text;
+mod trust;
 mod view;
 
-pub use action::{Action, Answer, Ended, Exit, Kind, Note, Outcome, Reason};
+pub use action::{Action, Answer, Cold, Ended, Exit, Kind, Note, Outcome, Reason};
 pub use canon::Forget;
-pub use event::{Command, CommandId, Event, ReleaseId, ScaleTo, Timer};
+pub use event::{Command, CommandId, Event, Options, ReleaseId, ScaleTo, Timer};
+pub use memory::{Memory, Pending, RunMemory};
 pub use policy::{BOOT_GRACE, END_TIMEOUT, HEALTHY_AFTER, MAX_WORKERS, OVERDUE_GRACE, Settings};
-pub use proto::{Incarnation, Phase, Slot};
+pub use proto::{Incarnation, Phase, Slot, Surge};
 pub use run::{Run, RunStage};
-pub use slot::{Code, Worker, WorkerState};
+pub use slot::{Code, Role, Worker, WorkerState};
+pub use start::Unstartable;
 pub use view::{SlotView, State};
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use slot::SlotState;
+use start::Starting;
 
 /// The rollout state machine of one master.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +55,8 @@ pub struct Rollout {
     workers: BTreeMap<Incarnation, Worker>,
     /// Which workers sit in each slot: what makes a look at one slot cheap among hundreds.
     seats: Vec<Vec<Incarnation>>,
+    /// Those without a seat: rehearsals and hooks.
+    aside: Vec<Incarnation>,
     mode: Mode,
     known_good: Code,
     /// Whether the known-good release was ever ready in every slot (false only during and after a poor first start).
@@ -54,7 +64,14 @@ pub struct Rollout {
     /// Releases that were known-good before, the latest last.
     previous: Vec<ReleaseId>,
     held: Option<Code>,
-    refused: BTreeSet<ReleaseId>,
+    /// Releases that were refused, the latest last.
+    refused: Vec<ReleaseId>,
+    /// The known-good release is gone back from unless it is confirmed.
+    pending: Option<Pending>,
+    /// Nobody has confirmed it in time.
+    unconfirmed: bool,
+    /// What `dir` named at the start did not boot: the known-good release stands in for it.
+    fell_back: bool,
     scaling: Vec<Scaling>,
     next_incarnation: u64,
     next_phase: u32,
@@ -64,8 +81,8 @@ pub struct Rollout {
 /// What the machine is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Mode {
-    /// The first attempt of every slot at the first start.
-    Starting,
+    /// The first attempt of every slot at the start.
+    Starting(Starting),
     /// No rollout runs.
     Idle,
     /// A rollout runs.
@@ -84,32 +101,13 @@ struct Scaling {
 }
 
 impl Rollout {
-    /// A machine that is to start `release` in every slot. Nothing happens before [`Event::Start`].
-    #[must_use]
-    pub fn new(settings: Settings, release: ReleaseId) -> Self {
-        Self {
-            slots: (0..settings.workers).map(|_| SlotState::default()).collect(),
-            settings,
-            workers: BTreeMap::new(),
-            seats: Vec::new(),
-            mode: Mode::Starting,
-            known_good: Code { release, phase: Phase(0) },
-            confirmed: false,
-            previous: Vec::new(),
-            held: None,
-            refused: BTreeSet::new(),
-            scaling: Vec::new(),
-            next_incarnation: 1,
-            next_phase: 1,
-            next_run: 1,
-        }
-    }
-
     /// Takes in one event and appends what is to be done, in order.
     pub fn step(&mut self, event: Event, out: &mut Vec<Action>) {
-        let degraded = self.is_degraded();
+        let (degraded, mark, begins) = (self.is_degraded(), self.mark(), out.len());
+        // What a start has made of an earlier memory is new as well.
+        let starts = event == Event::Start && self.starting().is_some() && self.workers.is_empty();
         match event {
-            Event::Start => {}
+            Event::Start => self.announce_start(out),
             Event::Booted(worker) => self.booted(worker, out),
             Event::BootFailed { worker, release_gone } => self.boot_failed(worker, release_gone, out),
             Event::Exited(worker) => self.exited(worker, out),
@@ -117,6 +115,7 @@ impl Rollout {
             Event::Gone(worker) => self.gone(worker, out),
             Event::Fired(timer) => self.fired(timer, out),
             Event::Resolved { slot, release } => self.resolved(slot, release, out),
+            Event::Outgrown(worker) => self.outgrown(worker, out),
             Event::ListenerLost => self.listener_lost(out),
             Event::Command { id, command } => self.command(id, command, out),
         }
@@ -125,6 +124,9 @@ impl Rollout {
             (false, true) => out.push(Action::Note(Note::Degraded)),
             (true, false) if self.mode == Mode::Idle => out.push(Action::Note(Note::Recovered)),
             _ => {}
+        }
+        if starts || self.mark() != mark {
+            self.remember(begins, out);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::action::{Action, Note};
 use crate::event::{ReleaseId, Timer};
 use crate::policy::{BOOT_GRACE, END_TIMEOUT, HEALTHY_AFTER, OVERDUE_GRACE, delay_after, delay_after_failed_boot};
 use crate::run::RunStage;
-use crate::slot::{Code, Worker, WorkerState};
+use crate::slot::{Code, Role, Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 impl Rollout {
@@ -18,9 +18,11 @@ impl Rollout {
         let worker = Incarnation(self.next_incarnation);
         self.next_incarnation += 1;
         let run = if candidate { self.run().map(|r| r.id) } else { None };
-        self.seat(worker, Worker { slot, code, state: WorkerState::Booting, run, stale: false, killed: false });
-        out.push(Action::Spawn { worker, slot, phase: code.phase, release: code.release });
-        out.push(Action::Arm(Timer::BootLate(worker), self.settings.boot_timeout + BOOT_GRACE));
+        let (role, state) = (Role::Serve, WorkerState::Booting);
+        let due = false;
+        self.seat(worker, Worker { slot, role, code, state, run, stale: false, killed: false, due, aging: false });
+        out.push(Action::Spawn { worker, slot, phase: code.phase, release: code.release, role });
+        out.push(Action::Arm(Timer::BootLate(worker), self.boot_limit().saturating_add(BOOT_GRACE)));
     }
 
     /// Tells a worker to end: a ready one gets the drain timeout, one that was never ready five seconds.
@@ -36,6 +38,7 @@ impl Rollout {
             }
         };
         worker.state = WorkerState::Draining;
+        self.stop_aging(id, out);
         out.push(Action::Drain { worker: id, timeout });
         out.push(Action::Arm(Timer::Overdue(id), timeout + OVERDUE_GRACE));
     }
@@ -54,25 +57,32 @@ impl Rollout {
         if worker.state != WorkerState::Booting {
             return;
         }
+        if worker.role != Role::Serve {
+            let role = worker.role;
+            self.passed(id, role, out);
+            return;
+        }
         worker.state = WorkerState::Ready;
         let (slot, candidate) = (worker.slot, run.is_some() && worker.run == run);
         out.push(Action::Disarm(Timer::BootLate(id)));
-        let starting = self.mode == Mode::Starting;
+        let starting = self.starting().is_some();
+        self.begin_to_age(id, out);
         let crashed = self.slot(slot).is_some_and(|s| s.crashes > 0);
         let Some(state) = self.slot_mut(slot) else { return };
         state.failing = false;
         state.fallback = None;
         state.lost_old = false;
         state.first = starting.then_some(true);
+        // Whoever crashed beside it has held nobody back.
+        self.cancel_backoff(slot, out);
         if candidate {
             // A slot that the rollout has brought up again has its past behind it.
-            self.cancel_backoff(slot, out);
             self.reset_crashes(slot, out);
             let of = self.run().map_or(0, |r| if r.only.is_some() { 1 } else { self.slots.len() as u32 });
             let step = self.steps_done();
             out.push(Action::Note(Note::SlotReady { worker: id, step, of }));
         } else {
-            if crashed {
+            if crashed && let Some(state) = self.slot_mut(slot) {
                 state.healing = true;
                 out.push(Action::Arm(Timer::Healthy(slot), HEALTHY_AFTER));
             }
@@ -94,6 +104,10 @@ impl Rollout {
     /// What a boot that failed means: for a candidate the end of its rollout, else a delay for its slot.
     fn not_ready(&mut self, id: Incarnation, release_gone: bool, out: &mut Vec<Action>) {
         let Some(worker) = self.workers.get(&id).cloned() else { return };
+        if worker.role != Role::Serve {
+            self.aside_failed(id, &worker, out);
+            return;
+        }
         for scaling in &mut self.scaling {
             if (scaling.from..scaling.to).contains(&worker.slot.0) {
                 scaling.failed = Some(id);
@@ -105,13 +119,21 @@ impl Rollout {
             return;
         }
         let first = self.slot(worker.slot).is_some_and(|s| s.first.is_none());
-        if self.mode == Mode::Starting && first {
+        if self.starting().is_some_and(|s| s.trial && s.to == worker.code) {
+            out.push(Action::Note(Note::BootFailed { worker: id, retry: None }));
+            self.start_failed(id, out);
+            return;
+        }
+        if self.starting().is_some() && first {
             if let Some(state) = self.slot_mut(worker.slot) {
                 state.crashes += 1;
                 state.first = Some(false);
                 state.failing = true;
             }
             out.push(Action::Note(Note::BootFailed { worker: id, retry: None }));
+            return;
+        }
+        if self.slot(worker.slot).is_some_and(|s| s.recycling) && self.recycle_failed(id, worker.slot, out) {
             return;
         }
         let known_good = worker.code.release == self.known_good.release;
@@ -185,6 +207,7 @@ impl Rollout {
             }
         };
         worker.state = WorkerState::Draining;
+        self.stop_aging(id, out);
         if let Some(grace) = grace {
             out.push(Action::Arm(Timer::Overdue(id), timeout + grace));
         }
@@ -196,6 +219,14 @@ impl Rollout {
 
     fn crashed(&mut self, id: Incarnation, out: &mut Vec<Action>) {
         let Some(worker) = self.workers.get(&id).cloned() else { return };
+        if worker.role != Role::Serve {
+            return;
+        }
+        if self.starting().is_some_and(|s| s.trial && s.to == worker.code) {
+            out.push(Action::Note(Note::Crashed { worker: id, retry: None }));
+            self.start_failed(id, out);
+            return;
+        }
         if self.is_candidate(&worker) && self.trying() {
             out.push(Action::Note(Note::Crashed { worker: id, retry: None }));
             self.abort(Some(id), out);
@@ -255,8 +286,22 @@ impl Rollout {
     pub(crate) fn fired(&mut self, timer: Timer, out: &mut Vec<Action>) {
         match timer {
             Timer::Soak => {
-                if self.run().is_some_and(|r| r.stage == RunStage::Soaking) {
-                    self.conclude(out);
+                if let Some(run) = self.run_mut().filter(|r| r.stage == RunStage::Soaking) {
+                    run.soaked = true;
+                }
+            }
+            Timer::Canary => {
+                if let Some(run) = self.run_mut().filter(|r| r.stage == RunStage::Canary) {
+                    run.stage = RunStage::Rolling;
+                    run.watched = true;
+                }
+            }
+            Timer::Confirm => self.unconfirmed = self.pending.is_some(),
+            Timer::Age(id) => {
+                if let Some(worker) = self.workers.get_mut(&id)
+                    && core::mem::take(&mut worker.aging)
+                {
+                    worker.due = true;
                 }
             }
             Timer::Backoff(slot) => {
@@ -286,7 +331,7 @@ impl Rollout {
     }
 
     pub(crate) fn listener_lost(&mut self, out: &mut Vec<Action>) {
-        for worker in self.workers.values_mut().filter(|w| w.state != WorkerState::Draining) {
+        for worker in self.workers.values_mut().filter(|w| w.role == Role::Serve && w.state != WorkerState::Draining) {
             worker.stale = true;
         }
         out.push(Action::Note(Note::RenewingListeners));

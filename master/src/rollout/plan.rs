@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 
 use proto::{Incarnation, Slot};
 
-use crate::action::{Action, Answer, Exit, Kind, Note, Outcome, Reason};
+use crate::action::{Action, Answer, Kind, Note, Outcome, Reason};
 use crate::event::{ReleaseId, Timer};
-use crate::run::RunStage;
-use crate::slot::{Code, Worker, WorkerState};
+use crate::run::{Run, RunStage};
+use crate::slot::{Code, Role, Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 impl Rollout {
@@ -23,11 +23,11 @@ impl Rollout {
             self.take_on(out);
             self.retire(out);
             self.fill(out);
-            if !self.advance(out) {
+            if !self.advance(out) && !self.answer_scaling(out) {
                 break;
             }
         }
-        self.answer_scaling(out);
+        self.answer_pauses(out);
     }
 
     fn plan_stop(&mut self, out: &mut Vec<Action>) {
@@ -56,7 +56,7 @@ impl Rollout {
     fn take_on(&mut self, out: &mut Vec<Action>) {
         loop {
             let Some(run) = self.run() else { return };
-            if run.stage != RunStage::Rolling {
+            if run.stage != RunStage::Rolling || run.paused || self.canary_is_out() {
                 return;
             }
             let budget = self.budget();
@@ -181,14 +181,21 @@ impl Rollout {
     fn code_for(&self, slot: Slot) -> Code {
         // What `dir` names may have turned out to be no good since it was asked for.
         let tried = |r: &ReleaseId| self.refused.contains(r) || self.run().is_some_and(|run| run.to.release == *r);
+        if let Some(start) = self.starting() {
+            return start.to;
+        }
         let fallback = self.slot(slot).and_then(|s| s.fallback).filter(|r| !tried(r));
         Code { release: fallback.unwrap_or(self.known_good.release), phase: self.known_good.phase }
     }
 
     fn may_spawn(&self, slot: Slot) -> bool {
-        // At first start a slot is tried once, until every slot has been.
-        let tried = |first| self.mode == Mode::Starting && first == Some(false);
-        self.slot(slot).is_some_and(|s| !s.backoff && !s.resolving && !tried(s.first))
+        // At a start a slot is tried once, until every slot has been.
+        self.may_start(slot) && self.slot(slot).is_some_and(|s| !s.backoff && !s.resolving)
+    }
+
+    /// Whether as many slots have been begun with as come first.
+    fn canary_is_out(&self) -> bool {
+        self.run().is_some_and(|r| !r.watched && r.canary > 0 && r.touched.len() as u32 >= r.canary)
     }
 
     /// Whether a slot that serves something else may be put back now: in a rollback all of them, as far as surge
@@ -198,8 +205,11 @@ impl Rollout {
             return false;
         }
         match &self.mode {
-            Mode::Running(run) => matches!(run.stage, RunStage::RollingBack(_) | RunStage::Draining(_)),
-            Mode::Idle => {
+            Mode::Running(run) if run.stage != RunStage::Scouting => {
+                matches!(run.stage, RunStage::RollingBack(_) | RunStage::Draining(_))
+            }
+            // What a rollout finds out before it touches anything keeps no slot waiting.
+            Mode::Running(_) | Mode::Idle => {
                 let waits = |s: Slot| self.slot(s).is_some_and(|s| s.backoff || s.resolving);
                 let boots = |s: Slot| self.living(s).any(|(_, w)| w.state == WorkerState::Booting);
                 let put_back = self.slot(slot).is_some_and(|s| s.put_back);
@@ -212,34 +222,14 @@ impl Rollout {
     /// Sees whether something is over. True when something changed.
     fn advance(&mut self, out: &mut Vec<Action>) -> bool {
         match &self.mode {
-            Mode::Starting => self.advance_start(out),
-            Mode::Idle => self.settle(out),
+            Mode::Starting(_) => self.advance_start(out),
+            Mode::Idle => self.settle(out) || self.go_back(out) || self.recycle(out),
             Mode::Running(_) => self.advance_run(out),
             Mode::Stopping { .. } => false,
         }
     }
 
-    fn advance_start(&mut self, out: &mut Vec<Action>) -> bool {
-        if self.slots.iter().any(|s| s.first.is_none()) {
-            return false;
-        }
-        if self.slots.iter().all(|s| s.first == Some(false)) {
-            self.mode = Mode::Stopping { exit: Exit::NothingBoots, waiting: Vec::new() };
-            return true;
-        }
-        self.mode = Mode::Idle;
-        for slot in self.slot_numbers() {
-            if self.slot(slot).is_some_and(|s| s.first == Some(false)) {
-                self.retry_later(slot, out);
-            }
-            if let Some(state) = self.slot_mut(slot) {
-                state.first = None;
-            }
-        }
-        true
-    }
-
-    fn retry_later(&mut self, slot: Slot, out: &mut Vec<Action>) {
+    pub(crate) fn retry_later(&mut self, slot: Slot, out: &mut Vec<Action>) {
         let Some(state) = self.slot_mut(slot) else { return };
         state.backoff = true;
         let delay = crate::policy::delay_after_failed_boot(state.crashes);
@@ -257,6 +247,7 @@ impl Rollout {
             }
             let Some(state) = self.slot_mut(slot) else { continue };
             state.put_back = false;
+            state.recycling = false;
             // What did not boot beside it is not wanted any more: `reload-dir` trusts what serves.
             if core::mem::take(&mut state.failing) {
                 changed = true;
@@ -272,10 +263,38 @@ impl Rollout {
 
     fn advance_run(&mut self, out: &mut Vec<Action>) -> bool {
         let Some(run) = self.run() else { return false };
-        let (stage, soak, kind, only) = (run.stage, run.soak, run.kind, run.only);
-        let draining = self.workers.values().any(|w| w.state == WorkerState::Draining && run.touched.contains(&w.slot));
+        let Run { stage, soak, kind, only, to, canary, canary_soak, watched, paused, soaked, .. } = *run;
+        let id = run.id;
+        let of_it = |w: &Worker| {
+            if w.role == Role::Serve { run.touched.contains(&w.slot) } else { w.role.is_scout() }
+        };
+        let draining = self.workers.values().any(|w| w.state == WorkerState::Draining && of_it(w));
         match stage {
+            RunStage::Scouting => {
+                if !run.scout.is_through() {
+                    return self.scout(to, Some(id), out);
+                }
+                match kind {
+                    Kind::Rehearsal => self.end_run(Outcome::Promoted, false, out),
+                    _ if paused => return false,
+                    _ => self.begin_to_roll(true, out),
+                }
+                true
+            }
             RunStage::Rolling => {
+                if canary > 0 && !watched && self.canary_is_through(canary) {
+                    let slots = self.steps_done();
+                    if let Some(run) = self.run_mut() {
+                        if canary_soak.is_zero() {
+                            run.watched = true;
+                            return true;
+                        }
+                        run.stage = RunStage::Canary;
+                    }
+                    out.push(Action::Arm(Timer::Canary, canary_soak));
+                    out.push(Action::Note(Note::CanarySoaking { slots, soak: canary_soak }));
+                    return true;
+                }
                 let all = match only {
                     Some(slot) => self.is_done(slot),
                     None => self.slot_numbers().all(|s| self.is_done(s)),
@@ -284,6 +303,9 @@ impl Rollout {
                     return false;
                 }
                 if kind == Kind::Restart || soak.is_zero() {
+                    if paused {
+                        return false;
+                    }
                     self.conclude(out);
                 } else {
                     if let Some(run) = self.run_mut() {
@@ -294,7 +316,11 @@ impl Rollout {
                 }
                 true
             }
-            RunStage::Soaking => false,
+            RunStage::Soaking if soaked && !paused => {
+                self.conclude(out);
+                true
+            }
+            RunStage::Canary | RunStage::Soaking => false,
             RunStage::Draining(outcome) => {
                 if draining {
                     return false;
@@ -332,12 +358,36 @@ impl Rollout {
     /// Whether a slot cannot be filled, or what serves is not what should.
     pub(crate) fn is_degraded(&self) -> bool {
         self.mode == Mode::Idle
-            && (self.slots.iter().any(|s| s.failing || s.put_back)
+            && (self.fell_back
+                || self.slots.iter().any(|s| s.failing || s.put_back)
                 || self.workers.values().any(|w| w.state != WorkerState::Draining && (w.stale || self.is_fallback(w))))
     }
 
-    fn answer_scaling(&mut self, out: &mut Vec<Action>) {
+    /// Whether the slots that come first are through, and others are not.
+    fn canary_is_through(&self, canary: u32) -> bool {
+        let Some(run) = self.run() else { return false };
+        let through = run.touched.len() as u32 >= canary && run.touched.iter().all(|s| self.is_done(*s));
+        through && self.slot_numbers().any(|s| !self.is_done(s))
+    }
+
+    /// A paused rollout stands still when the slots under way are through.
+    fn answer_pauses(&mut self, out: &mut Vec<Action>) {
+        let Some(run) = self.run().filter(|r| !r.pauses.is_empty()) else { return };
+        if run.scout.current.is_some() || run.touched.iter().any(|s| !self.is_done(*s)) {
+            return;
+        }
+        let (step, of) = self.progress();
+        out.push(Action::Note(Note::Paused));
+        let Some(run) = self.run_mut() else { return };
+        for command in core::mem::take(&mut run.pauses) {
+            out.push(Action::Reply { command, answer: Answer::Paused { step, of } });
+        }
+    }
+
+    /// Answers the scalings that are through, or have failed. True when there were some.
+    fn answer_scaling(&mut self, out: &mut Vec<Action>) -> bool {
         let mut waiting = core::mem::take(&mut self.scaling);
+        let waited = waiting.len();
         waiting.retain(|scaling| {
             let answer = if let Some(failed) = scaling.failed {
                 Answer::Refused(Reason::ScaleFailed { failed })
@@ -353,6 +403,7 @@ impl Rollout {
             false
         });
         self.scaling = waiting;
+        self.scaling.len() < waited
     }
 }
 

@@ -2,8 +2,11 @@
 
 use core::time::Duration;
 
+use proto::Surge;
+
 use crate::Mode;
 use crate::Rollout;
+use crate::slot::Role;
 
 /// The most slots a master has.
 pub const MAX_WORKERS: u32 = 4096;
@@ -15,8 +18,10 @@ pub const OVERDUE_GRACE: Duration = Duration::from_secs(2);
 pub const BOOT_GRACE: Duration = Duration::from_secs(5);
 /// After this long without a crash a slot's crashes are forgotten.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// How many earlier releases are remembered for `rollback`.
+/// How many earlier releases are remembered for `rollback`, and how many refused ones.
 pub(crate) const REMEMBERED: usize = 32;
+/// When a worker is tried to be replaced again after its replacement did not boot.
+pub(crate) const RECYCLE_AGAIN: Duration = Duration::from_secs(60);
 
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
@@ -27,7 +32,7 @@ pub struct Settings {
     /// How many slots at the start.
     pub workers: u32,
     /// Extra app instances.
-    pub surge: u32,
+    pub surge: Surge,
     /// How many slots may be without a ready worker.
     pub max_unavailable: u32,
     /// Quiet time before promotion.
@@ -36,6 +41,50 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// How long a boot may take.
     pub boot_timeout: Duration,
+    /// How long all checks together may take after that.
+    pub check_time: Duration,
+    /// How long a hook may take that is not a part of a boot.
+    pub hook_timeout: Duration,
+    /// Whether a release is rehearsed before it is exposed: there is a check, and nobody wants to go without.
+    pub rehearse: bool,
+    /// Whether there is a hook to run before a rollout.
+    pub before_rollout: bool,
+    /// Whether there is one to run after a promotion.
+    pub on_promote: bool,
+    /// Whether there is one to run after a rollout that failed.
+    pub on_failure: bool,
+    /// How many slots of a rollout come first, to be watched for a while; 0: none.
+    pub canary: u32,
+    /// For how long; `None`: as long as the rollout's soak.
+    pub canary_soak: Option<Duration>,
+    /// A promotion is undone unless it is confirmed within this time.
+    pub confirm_within: Option<Duration>,
+    /// A worker of this age is replaced.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Settings {
+    /// The master's defaults, with one slot.
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            surge: Surge::Count(1),
+            max_unavailable: 0,
+            soak: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(30),
+            boot_timeout: Duration::from_secs(60),
+            check_time: Duration::ZERO,
+            hook_timeout: Duration::from_secs(300),
+            rehearse: false,
+            before_rollout: false,
+            on_promote: false,
+            on_failure: false,
+            canary: 0,
+            canary_soak: None,
+            confirm_within: None,
+            max_age: None,
+        }
+    }
 }
 
 /// How far a replacement may go: surge first, and only with surge 0 stop first.
@@ -73,12 +122,15 @@ impl Rollout {
             Mode::Running(run) => (run.surge, run.max_unavailable),
             _ => (self.settings.surge, self.settings.max_unavailable),
         };
-        Budget { surge: surge.min(workers), max_unavailable: max_unavailable.min(workers) }
+        Budget { surge: surge.of(workers), max_unavailable: max_unavailable.min(workers) }
     }
 
     /// How many app instances may live at once (P3).
     pub(crate) fn capacity(&self) -> u32 {
-        self.slots.len() as u32 + self.budget().surge
+        let surge = self.budget().surge;
+        // The announced exception: without a surge a rehearsal has no place to take.
+        let extra = surge == 0 && self.aside().any(|w| w.role == Role::Rehearse);
+        self.slots.len() as u32 + surge + u32::from(extra)
     }
 
     /// How many slots have to be ready (P2).

@@ -4,11 +4,12 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use proto::{Incarnation, Slot};
+use proto::{Incarnation, Slot, Surge};
 
-use crate::action::{Action, Answer, Ended, Kind, Note, Outcome};
+use crate::action::{Action, Answer, Ended, Kind, Note, Outcome, Reason};
 use crate::event::{CommandId, Timer};
-use crate::policy::REMEMBERED;
+use crate::scout::Scout;
+use crate::slot::Role;
 use crate::slot::{Code, WorkerState};
 use crate::{Mode, Rollout};
 
@@ -25,18 +26,32 @@ pub struct Run {
     pub to: Code,
     /// How far it is.
     pub stage: RunStage,
-    pub(crate) surge: u32,
+    pub(crate) surge: Surge,
     pub(crate) max_unavailable: u32,
     pub(crate) soak: Duration,
     pub(crate) hold: bool,
+    /// What is to be found out before the first slot is touched.
+    pub(crate) scout: Scout,
+    /// How many slots come first, until they have been watched for a while.
+    pub(crate) canary: u32,
+    pub(crate) canary_soak: Duration,
+    /// They have been.
+    pub(crate) watched: bool,
+    pub(crate) confirm_within: Option<Duration>,
+    /// It takes on no further slot.
+    pub(crate) paused: bool,
+    /// Its quiet time is over; only a pause keeps it.
+    pub(crate) soaked: bool,
     /// The only slot that a `restart` is about.
     pub(crate) only: Option<Slot>,
     /// Slots that it has begun with.
     pub(crate) touched: BTreeSet<Slot>,
     /// The worker whose failure ended it.
     pub(crate) failed: Option<Incarnation>,
-    /// Who waits for its end.
-    pub(crate) command: CommandId,
+    /// Who waits for its end; `None`: it began by itself.
+    pub(crate) command: Option<CommandId>,
+    /// Who waits for it to stand still.
+    pub(crate) pauses: Vec<CommandId>,
     /// Who asked to abort it.
     pub(crate) aborts: Vec<CommandId>,
 }
@@ -44,8 +59,12 @@ pub struct Run {
 /// How far a rollout is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RunStage {
+    /// A hook runs, or a rehearsal; no slot is touched yet.
+    Scouting,
     /// Slot after slot.
     Rolling,
+    /// The canary slots are through; quiet time.
+    Canary,
     /// Every slot is through; quiet time.
     Soaking,
     /// Decided so; the last old workers drain.
@@ -73,10 +92,11 @@ impl Rollout {
 
     /// Whether candidates are being tried: a death among them fails the rollout.
     pub(crate) fn trying(&self) -> bool {
-        self.run().is_some_and(|r| matches!(r.stage, RunStage::Rolling | RunStage::Soaking))
+        use RunStage::{Canary, Rolling, Scouting, Soaking};
+        self.run().is_some_and(|r| matches!(r.stage, Scouting | Rolling | Canary | Soaking))
     }
 
-    /// Begins a rollout. Slots without a ready worker go first: their timers and booting workers are ended.
+    /// Begins a rollout.
     pub(crate) fn begin(&mut self, run: Run, out: &mut Vec<Action>) {
         out.push(Action::Began {
             id: run.id,
@@ -85,19 +105,34 @@ impl Rollout {
             to: run.to.release,
             phase: run.to.phase,
         });
-        out.push(Action::Reply { command: run.command, answer: Answer::Accepted { id: run.id } });
-        let rolling = run.stage == RunStage::Rolling;
-        let only = run.only;
-        self.mode = Mode::Running(run);
-        let budget = self.budget();
-        if budget.surge == 0 && self.slots.len() == 1 {
-            out.push(Action::Note(Note::ZeroReady));
+        if let Some(command) = run.command {
+            out.push(Action::Reply { command, answer: Answer::Accepted { id: run.id } });
         }
-        if !rolling {
-            return;
+        let rolling = run.stage == RunStage::Rolling;
+        self.mode = Mode::Running(run);
+        for slot in self.slot_numbers() {
+            self.end_recycling(slot, out);
+        }
+        if rolling {
+            self.begin_to_roll(false, out);
+        }
+    }
+
+    /// Slots without a ready worker go first: their timers and booting workers are ended, except what comes back after
+    /// a crash since the rollout began (`scouted`: it began a while ago).
+    pub(crate) fn begin_to_roll(&mut self, scouted: bool, out: &mut Vec<Action>) {
+        let Some(run) = self.run_mut() else { return };
+        run.stage = RunStage::Rolling;
+        let only = run.only;
+        let surge = self.budget().surge;
+        if surge == 0 && self.slots.len() == 1 {
+            out.push(Action::Note(Note::ZeroReady));
         }
         for slot in self.slot_numbers() {
             if self.is_ready(slot) || only.is_some_and(|o| o != slot) {
+                continue;
+            }
+            if scouted && surge > 0 && self.slot(slot).is_some_and(|s| !s.failing) {
                 continue;
             }
             self.cancel_backoff(slot, out);
@@ -132,14 +167,20 @@ impl Rollout {
     /// A candidate failed, or a person asked: put back what was replaced.
     pub(crate) fn abort(&mut self, failed: Option<Incarnation>, out: &mut Vec<Action>) {
         let Some(run) = self.run_mut() else { return };
-        if !matches!(run.stage, RunStage::Rolling | RunStage::Soaking) {
-            return;
+        run.quiet(out);
+        match run.stage {
+            // Nothing was touched, and nothing depends on it.
+            _ if run.kind == Kind::Rehearsal => run.stage = RunStage::Draining(Outcome::Aborted),
+            RunStage::Scouting | RunStage::Rolling | RunStage::Canary | RunStage::Soaking => {
+                run.stage = RunStage::RollingBack(Outcome::Aborted);
+            }
+            _ => return,
         }
-        if run.stage == RunStage::Soaking {
-            out.push(Action::Disarm(Timer::Soak));
+        run.failed = run.failed.or(failed);
+        run.paused = false;
+        for command in core::mem::take(&mut run.pauses) {
+            out.push(Action::Reply { command, answer: Answer::Refused(Reason::PauseOver) });
         }
-        run.stage = RunStage::RollingBack(Outcome::Aborted);
-        run.failed = failed;
         let (id, to) = (run.id, run.to);
         let touched: Vec<Slot> = run.touched.iter().copied().collect();
         let booting: Vec<_> = self
@@ -150,6 +191,9 @@ impl Rollout {
             .collect();
         for worker in booting {
             self.end(worker, out);
+        }
+        if self.run().is_some_and(|r| r.kind == Kind::Rehearsal) {
+            return;
         }
         // A candidate of the known-good release leaves nothing to put back: what it started may stay.
         let foreign = to.release != self.known_good.release;
@@ -170,7 +214,7 @@ impl Rollout {
 
     /// The soak is over: the candidate is promoted, or held.
     pub(crate) fn conclude(&mut self, out: &mut Vec<Action>) {
-        let Some(run) = self.run() else { return };
+        let Some(run) = self.run().cloned() else { return };
         let (kind, to, hold) = (run.kind, run.to, run.hold);
         let outcome = if kind == Kind::Restart {
             Outcome::Promoted
@@ -181,8 +225,7 @@ impl Rollout {
             out.push(Action::Note(Note::Held(to.release)));
             Outcome::Held
         } else {
-            self.promote(to, kind);
-            out.push(Action::Note(Note::Promoted(to.release)));
+            self.promote(&run, out);
             Outcome::Promoted
         };
         if let Some(run) = self.run_mut() {
@@ -190,34 +233,6 @@ impl Rollout {
         }
         for worker in self.workers.values_mut() {
             worker.run = None;
-        }
-    }
-
-    fn promote(&mut self, to: Code, kind: Kind) {
-        let from = self.known_good;
-        if kind == Kind::Rollback {
-            self.previous.pop();
-            self.refused.insert(from.release);
-        }
-        self.make_known_good(to, kind != Kind::Rollback);
-    }
-
-    /// Makes a release the known-good one; `remember` keeps the one before for `rollback`.
-    pub(crate) fn make_known_good(&mut self, to: Code, remember: bool) {
-        let from = self.known_good;
-        if remember && self.confirmed && from.release != to.release {
-            self.previous.push(from.release);
-            if self.previous.len() > REMEMBERED {
-                self.previous.remove(0);
-            }
-        }
-        self.refused.remove(&to.release);
-        self.held = None;
-        self.known_good = to;
-        self.confirmed = true;
-        for slot in &mut self.slots {
-            slot.put_back = false;
-            slot.fallback = None;
         }
     }
 
@@ -232,16 +247,54 @@ impl Rollout {
             slot.lost_old = false;
         }
         let undone = matches!(outcome, Outcome::Aborted | Outcome::Degraded);
-        if undone && run.kind != Kind::Restart && run.to.release != self.known_good.release {
-            self.refused.insert(run.to.release);
+        let tried = matches!(run.kind, Kind::PhasedRestart | Kind::Rollback);
+        // What a person does not want to go back to after all was good once.
+        let spared = run.kind == Kind::Rollback && run.failed.is_none();
+        if undone && tried && !spared && run.to.release != self.known_good.release {
+            self.refuse(run.to.release);
+        }
+        if undone && !stopped {
+            self.stay(&run, out);
         }
         let serves = |held: &Code| self.workers.values().any(|w| w.state == WorkerState::Ready && w.code == *held);
         let mixed_with = self.held.filter(|held| undone && serves(held)).map(|held| held.release);
         let ended = Ended { id: run.id, outcome, failed: run.failed, mixed_with, stopped };
-        out.push(Action::Ended(ended.clone()));
-        out.push(Action::Reply { command: run.command, answer: Answer::RolloutEnded(ended.clone()) });
+        let (action, answer) = if run.kind == Kind::Rehearsal {
+            (Action::Rehearsed(ended.clone()), Answer::Rehearsed(ended.clone()))
+        } else {
+            (Action::Ended(ended.clone()), Answer::RolloutEnded(ended.clone()))
+        };
+        out.push(action);
+        out.extend(run.command.map(|command| Action::Reply { command, answer }));
         for command in run.aborts {
             out.push(Action::Reply { command, answer: Answer::Aborted(ended.clone()) });
+        }
+        for command in run.pauses {
+            out.push(Action::Reply { command, answer: Answer::Refused(Reason::PauseOver) });
+        }
+        // A master that stops begins nothing more.
+        if !tried || stopped {
+            return;
+        }
+        // One that began by itself did so because nobody has confirmed what was promoted.
+        let role = match outcome {
+            Outcome::Held => return,
+            Outcome::Promoted if run.command.is_some() => Role::OnPromote,
+            _ => Role::OnFailure,
+        };
+        if if role == Role::OnPromote { self.settings.on_promote } else { self.settings.on_failure } {
+            self.spawn_aside(role, self.known_good, None, out);
+        }
+    }
+}
+
+impl Run {
+    /// Stops the quiet time that runs, if one does.
+    pub(crate) fn quiet(&self, out: &mut Vec<Action>) {
+        match self.stage {
+            RunStage::Canary => out.push(Action::Disarm(Timer::Canary)),
+            RunStage::Soaking if !self.soaked => out.push(Action::Disarm(Timer::Soak)),
+            _ => {}
         }
     }
 }

@@ -16,11 +16,40 @@ pub struct Code {
     pub phase: Phase,
 }
 
+/// What a worker is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// To serve in its slot.
+    Serve,
+    /// To boot and check the candidate off-traffic. It has no seat.
+    Rehearse,
+    /// To run the hook before a rollout. It has no seat, and is no app instance.
+    BeforeRollout,
+    /// The same after a promotion.
+    OnPromote,
+    /// The same after a rollout that failed.
+    OnFailure,
+}
+
+impl Role {
+    /// Whether a rollout waits for what it finds out.
+    pub(crate) fn is_scout(self) -> bool {
+        matches!(self, Self::Rehearse | Self::BeforeRollout)
+    }
+
+    /// Whether it is an instance of the app (P3).
+    pub(crate) fn is_app(self) -> bool {
+        matches!(self, Self::Serve | Self::Rehearse)
+    }
+}
+
 /// One worker, from its spawn until nothing of it is left.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Worker {
-    /// Its seat.
+    /// Its seat; 0 for one that has none.
     pub slot: Slot,
+    /// What it is for.
+    pub role: Role,
     /// What it runs.
     pub code: Code,
     /// How it is.
@@ -31,6 +60,10 @@ pub struct Worker {
     pub(crate) stale: bool,
     /// It is being killed: what it leaves behind gets no time of its own.
     pub(crate) killed: bool,
+    /// It is too old or too large, and is to be replaced when nothing else goes on.
+    pub(crate) due: bool,
+    /// A [`crate::Timer::Age`] is armed.
+    pub(crate) aging: bool,
 }
 
 /// How a worker is.
@@ -65,6 +98,10 @@ pub(crate) struct SlotState {
     pub(crate) resolving: bool,
     /// The release to spawn next instead of the known-good one, whose directory is gone.
     pub(crate) fallback: Option<ReleaseId>,
+    /// Its worker is due, and the one that replaces it is on its way.
+    pub(crate) recycling: bool,
+    /// One has been replaced so since the last rollout.
+    pub(crate) recycled: bool,
 }
 
 impl Rollout {
@@ -90,8 +127,13 @@ impl Rollout {
             .filter(|(_, w)| w.state != WorkerState::Draining)
     }
 
-    /// A new worker takes its seat.
+    /// A new worker takes its seat, or stands aside.
     pub(crate) fn seat(&mut self, id: Incarnation, worker: Worker) {
+        if worker.role != Role::Serve {
+            self.aside.push(id);
+            self.workers.insert(id, worker);
+            return;
+        }
         let seat = worker.slot.0 as usize;
         if self.seats.len() <= seat {
             self.seats.resize_with(seat + 1, Vec::new);
@@ -103,6 +145,10 @@ impl Rollout {
     /// Nothing is left of a worker. True when it was known.
     pub(crate) fn unseat(&mut self, id: Incarnation) -> bool {
         let Some(worker) = self.workers.remove(&id) else { return false };
+        if worker.role != Role::Serve {
+            self.aside.retain(|aside| *aside != id);
+            return true;
+        }
         if let Some(seated) = self.seats.get_mut(worker.slot.0 as usize) {
             seated.retain(|seated| *seated != id);
         }
@@ -121,12 +167,18 @@ impl Rollout {
 
     /// How many app instances are alive, draining ones counted.
     pub(crate) fn alive(&self) -> u32 {
-        self.workers.len() as u32
+        self.workers.len() as u32 - self.aside().filter(|w| !w.role.is_app()).count() as u32
+    }
+
+    /// The workers that have no seat.
+    pub(crate) fn aside(&self) -> impl Iterator<Item = &Worker> {
+        self.aside.iter().filter_map(|id| self.workers.get(id))
     }
 
     /// Whether a worker must give way to one of the known-good release.
     pub(crate) fn is_bad(&self, worker: &Worker) -> bool {
         worker.stale
+            || (worker.due && self.slot(worker.slot).is_some_and(|s| s.recycling))
             || (worker.code.release != self.known_good.release
                 && !self.is_fallback(worker)
                 && self.slot(worker.slot).is_some_and(|s| s.put_back))

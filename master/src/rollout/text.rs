@@ -1,15 +1,17 @@
 //! Events and actions as text: one line each, for traces, for `testdata`, and for replaying one as the other.
 
+mod actions;
+mod memory;
+
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
 
 use proto::{Incarnation, Slot};
 
-use crate::action::{Action, Answer, Ended, Exit, Kind, Note, Outcome, Reason};
-use crate::event::{Command, CommandId, Event, ReleaseId, ScaleTo, Timer};
+use crate::event::{Command, CommandId, Event, Options, ReleaseId, ScaleTo, Timer};
 use crate::policy::Settings;
 
 struct Time(Duration);
@@ -61,7 +63,33 @@ impl fmt::Display for Settings {
             Time(self.soak),
             Time(self.drain_timeout),
             Time(self.boot_timeout)
-        )
+        )?;
+        // Only what differs from the usual: most sites have none of it.
+        let usual = Self::default();
+        let flags = [
+            ("rehearse", self.rehearse),
+            ("before-rollout", self.before_rollout),
+            ("on-promote", self.on_promote),
+            ("on-failure", self.on_failure),
+        ];
+        for (word, _) in flags.into_iter().filter(|(_, set)| *set) {
+            write!(f, " {word}")?;
+        }
+        if self.canary > 0 {
+            write!(f, " canary={}", self.canary)?;
+        }
+        let times = [("checks", self.check_time, usual.check_time), ("hooks", self.hook_timeout, usual.hook_timeout)];
+        for (word, time, _) in times.into_iter().filter(|(_, time, usual)| time != usual) {
+            write!(f, " {word}={}", Time(time))?;
+        }
+        for (word, time) in
+            [("canary-soak", self.canary_soak), ("confirm-within", self.confirm_within), ("max-age", self.max_age)]
+        {
+            if let Some(time) = time {
+                write!(f, " {word}={}", Time(time))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -69,20 +97,23 @@ impl FromStr for Settings {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut settings = Self {
-            workers: 1,
-            surge: 1,
-            max_unavailable: 0,
-            soak: Duration::from_secs(5),
-            drain_timeout: Duration::from_secs(30),
-            boot_timeout: Duration::from_secs(60),
-        };
+        let mut settings = Self::default();
         for word in text.split_whitespace() {
             match word.split_once('=') {
                 Some(("workers", n)) => settings.workers = number(n)?,
-                Some(("surge", n)) => settings.surge = number(n)?,
+                Some(("surge", n)) => settings.surge = n.parse()?,
                 Some(("max-unavailable", n)) => settings.max_unavailable = number(n)?,
                 Some(("soak", d)) => settings.soak = time(d)?,
+                Some(("checks", d)) => settings.check_time = time(d)?,
+                Some(("hooks", d)) => settings.hook_timeout = time(d)?,
+                Some(("canary", n)) => settings.canary = number(n)?,
+                Some(("canary-soak", d)) => settings.canary_soak = Some(time(d)?),
+                Some(("confirm-within", d)) => settings.confirm_within = Some(time(d)?),
+                Some(("max-age", d)) => settings.max_age = Some(time(d)?),
+                None if word == "rehearse" => settings.rehearse = true,
+                None if word == "before-rollout" => settings.before_rollout = true,
+                None if word == "on-promote" => settings.on_promote = true,
+                None if word == "on-failure" => settings.on_failure = true,
                 Some(("drain", d)) => settings.drain_timeout = time(d)?,
                 Some(("boot", d)) => settings.boot_timeout = time(d)?,
                 _ => return Err(format!("'{word}' is not a setting")),
@@ -100,6 +131,9 @@ impl fmt::Display for Timer {
             Self::Healthy(slot) => write!(f, "healthy {slot}"),
             Self::BootLate(worker) => write!(f, "boot-late {worker}"),
             Self::Overdue(worker) => write!(f, "overdue {worker}"),
+            Self::Canary => f.write_str("canary"),
+            Self::Confirm => f.write_str("confirm"),
+            Self::Age(worker) => write!(f, "age {worker}"),
         }
     }
 }
@@ -118,6 +152,7 @@ impl fmt::Display for Event {
             Self::Fired(timer) => write!(f, "fired {timer}"),
             Self::Resolved { slot, release: Some(release) } => write!(f, "resolved {slot} {release}"),
             Self::Resolved { slot, release: None } => write!(f, "resolved {slot} nothing"),
+            Self::Outgrown(worker) => write!(f, "outgrown {worker}"),
             Self::ListenerLost => f.write_str("listener-lost"),
             Self::Command { id, command } => write!(f, "command {} {command}", id.0),
         }
@@ -127,22 +162,11 @@ impl fmt::Display for Event {
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PhasedRestart { release, hold, surge, max_unavailable, soak } => {
-                write!(f, "phased-restart {release}")?;
-                if *hold {
-                    f.write_str(" hold")?;
-                }
-                if let Some(n) = surge {
-                    write!(f, " surge={n}")?;
-                }
-                if let Some(n) = max_unavailable {
-                    write!(f, " max-unavailable={n}")?;
-                }
-                if let Some(d) = soak {
-                    write!(f, " soak={}", Time(*d))?;
-                }
-                Ok(())
-            }
+            Self::PhasedRestart { release, options } => write!(f, "phased-restart {release}{options}"),
+            Self::Rehearse { release } => write!(f, "rehearse {release}"),
+            Self::Pause => f.write_str("pause"),
+            Self::Resume => f.write_str("resume"),
+            Self::Confirm => f.write_str("confirm"),
             Self::ReloadDir { release, explicit } => {
                 write!(f, "reload-dir {release}{}", if *explicit { " explicit" } else { "" })
             }
@@ -153,9 +177,55 @@ impl fmt::Display for Command {
             Self::Scale(ScaleTo::Down(n)) => write!(f, "scale -{n}"),
             Self::Restart(slot) => write!(f, "restart {slot}"),
             Self::Stop => f.write_str("stop"),
+            Self::Interrupt => f.write_str("interrupt"),
             Self::Halt => f.write_str("halt"),
         }
     }
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hold, no_rehearse, if_new, surge, max_unavailable, soak, canary, canary_soak, confirm_within } =
+            self;
+        for (word, set) in [("hold", hold), ("no-rehearse", no_rehearse), ("if-new", if_new)] {
+            if *set {
+                write!(f, " {word}")?;
+            }
+        }
+        if let Some(n) = surge {
+            write!(f, " surge={n}")?;
+        }
+        for (word, number) in [("max-unavailable", max_unavailable), ("canary", canary)] {
+            if let Some(n) = number {
+                write!(f, " {word}={n}")?;
+            }
+        }
+        for (word, time) in [("soak", soak), ("canary-soak", canary_soak), ("confirm-within", confirm_within)] {
+            if let Some(d) = time {
+                write!(f, " {word}={}", Time(*d))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn options(words: &[&str]) -> Result<Options, String> {
+    let mut options = Options::default();
+    for word in words {
+        match word.split_once('=') {
+            None if *word == "hold" => options.hold = true,
+            None if *word == "no-rehearse" => options.no_rehearse = true,
+            None if *word == "if-new" => options.if_new = true,
+            Some(("surge", n)) => options.surge = Some(n.parse()?),
+            Some(("max-unavailable", n)) => options.max_unavailable = Some(number(n)?),
+            Some(("canary", n)) => options.canary = Some(number(n)?),
+            Some(("soak", d)) => options.soak = Some(time(d)?),
+            Some(("canary-soak", d)) => options.canary_soak = Some(time(d)?),
+            Some(("confirm-within", d)) => options.confirm_within = Some(time(d)?),
+            _ => return Err(format!("'{word}' is not an option")),
+        }
+    }
+    Ok(options)
 }
 
 impl FromStr for Timer {
@@ -168,6 +238,9 @@ impl FromStr for Timer {
             ["healthy", n] => Self::Healthy(Slot(number(n)?)),
             ["boot-late", n] => Self::BootLate(Incarnation(number(n)?)),
             ["overdue", n] => Self::Overdue(Incarnation(number(n)?)),
+            ["canary"] => Self::Canary,
+            ["confirm"] => Self::Confirm,
+            ["age", n] => Self::Age(Incarnation(number(n)?)),
             _ => return Err(format!("'{text}' is not a timer")),
         })
     }
@@ -179,19 +252,13 @@ impl FromStr for Command {
     fn from_str(text: &str) -> Result<Self, String> {
         let words: alloc::vec::Vec<&str> = text.split_whitespace().collect();
         Ok(match *words {
-            ["phased-restart", name, ref options @ ..] => {
-                let (mut hold, mut surge, mut max_unavailable, mut soak) = (false, None, None, None);
-                for option in options {
-                    match option.split_once('=') {
-                        None if *option == "hold" => hold = true,
-                        Some(("surge", n)) => surge = Some(number(n)?),
-                        Some(("max-unavailable", n)) => max_unavailable = Some(number(n)?),
-                        Some(("soak", d)) => soak = Some(time(d)?),
-                        _ => return Err(format!("'{option}' is not an option")),
-                    }
-                }
-                Self::PhasedRestart { release: release(name)?, hold, surge, max_unavailable, soak }
+            ["phased-restart", name, ref words @ ..] => {
+                Self::PhasedRestart { release: release(name)?, options: options(words)? }
             }
+            ["rehearse", name] => Self::Rehearse { release: release(name)? },
+            ["pause"] => Self::Pause,
+            ["resume"] => Self::Resume,
+            ["confirm"] => Self::Confirm,
             ["reload-dir", name] => Self::ReloadDir { release: release(name)?, explicit: false },
             ["reload-dir", name, "explicit"] => Self::ReloadDir { release: release(name)?, explicit: true },
             ["abort"] => Self::Abort,
@@ -204,6 +271,7 @@ impl FromStr for Command {
             }),
             ["restart", n] => Self::Restart(Slot(number(n)?)),
             ["stop"] => Self::Stop,
+            ["interrupt"] => Self::Interrupt,
             ["halt"] => Self::Halt,
             _ => return Err(format!("'{text}' is not a command")),
         })
@@ -232,6 +300,7 @@ impl FromStr for Event {
                 let release = if name == "nothing" { None } else { Some(release(name)?) };
                 Self::Resolved { slot: Slot(number(slot)?), release }
             }
+            "outgrown" => Self::Outgrown(worker(rest)?),
             "listener-lost" => Self::ListenerLost,
             "command" => {
                 let (id, command) = rest.split_once(' ').ok_or("command NUMBER COMMAND")?;
@@ -239,123 +308,5 @@ impl FromStr for Event {
             }
             _ => return Err(format!("'{text}' is not an event")),
         })
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::PhasedRestart => "phased-restart",
-            Self::Rollback => "rollback",
-            Self::Restart => "restart",
-        })
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Promoted => "promoted",
-            Self::Held => "held",
-            Self::Aborted => "aborted",
-            Self::Degraded => "degraded",
-        })
-    }
-}
-
-fn or_none<T: fmt::Display>(value: Option<T>) -> String {
-    value.map_or_else(|| String::from("nobody"), |v| v.to_string())
-}
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} failed={}", self.id, self.outcome, or_none(self.failed))?;
-        if let Some(held) = self.mixed_with {
-            write!(f, " mixed-with={held}")?;
-        }
-        if self.stopped {
-            f.write_str(" stopped")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BusyRollout { id, kind, to } => write!(f, "busy {kind} {id} {to}"),
-            Self::BusyStarting => f.write_str("busy starting"),
-            Self::Stopping => f.write_str("stopping"),
-            Self::NoBudget => f.write_str("no-budget"),
-            Self::NothingToAbort => f.write_str("nothing-to-abort"),
-            Self::AlreadyPromoted => f.write_str("already-promoted"),
-            Self::NothingBefore => f.write_str("nothing-before"),
-            Self::TargetGone(release) => write!(f, "target-gone {release}"),
-            Self::HeldOther { held, named } => write!(f, "held-other held={held} named={named}"),
-            Self::NoSuchSlot { workers } => write!(f, "no-such-slot of {workers}"),
-            Self::WorkersOutOfRange { wanted } => write!(f, "workers-out-of-range {wanted}"),
-            Self::TooFewReady { ready, needed } => write!(f, "too-few-ready {ready} of {needed}"),
-            Self::ScaleFailed { failed } => write!(f, "scale-failed {failed}"),
-        }
-    }
-}
-
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Accepted { id } => write!(f, "accepted {id}"),
-            Self::RolloutEnded(ended) => write!(f, "ended {ended}"),
-            Self::Aborted(ended) => write!(f, "aborted {ended}"),
-            Self::Pinned { old, new } => write!(f, "pinned {old} {new}"),
-            Self::Scaled { from, to } => write!(f, "scaled {from} {to}"),
-            Self::Stopped => f.write_str("stopped"),
-            Self::Refused(reason) => write!(f, "refused {reason}"),
-        }
-    }
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let when = |retry: &Option<Duration>| retry.map_or_else(|| String::from("never"), |d| Time(d).to_string());
-        match self {
-            Self::ZeroReady => f.write_str("zero-ready"),
-            Self::SlotReady { worker, step, of } => write!(f, "slot-ready {worker} {step}/{of}"),
-            Self::Ready { worker } => write!(f, "ready {worker}"),
-            Self::Soaking(soak) => write!(f, "soaking {}", Time(*soak)),
-            Self::Promoted(release) => write!(f, "promoted {release}"),
-            Self::Held(release) => write!(f, "held {release}"),
-            Self::RollingBack { failed, put_back } => {
-                write!(f, "rolling-back failed={} put-back={put_back}", or_none(*failed))
-            }
-            Self::BootFailed { worker, retry } => write!(f, "boot-failed {worker} retry={}", when(retry)),
-            Self::Crashed { worker, retry } => write!(f, "crashed {worker} retry={}", when(retry)),
-            Self::Fallback { slot, release } => write!(f, "fallback {slot} {release}"),
-            Self::NoFallback { slot, release } => write!(f, "no-fallback {slot} {}", or_none(*release)),
-            Self::Degraded => f.write_str("degraded"),
-            Self::Recovered => f.write_str("recovered"),
-            Self::RenewingListeners => f.write_str("renewing-listeners"),
-        }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Spawn { worker, slot, phase, release } => {
-                write!(f, "spawn {worker} slot={slot} phase={phase} {release}")
-            }
-            Self::Drain { worker, timeout } => write!(f, "drain {worker} {}", Time(*timeout)),
-            Self::Kill(worker) => write!(f, "kill {worker}"),
-            Self::EndLeftovers(worker) => write!(f, "end-leftovers {worker}"),
-            Self::Arm(timer, after) => write!(f, "arm {timer} {}", Time(*after)),
-            Self::Disarm(timer) => write!(f, "disarm {timer}"),
-            Self::ResolveDir(slot) => write!(f, "resolve-dir {slot}"),
-            Self::Began { id, kind, from, to, phase } => write!(f, "began {kind} {id} {from} to {to} phase={phase}"),
-            Self::Ended(ended) => write!(f, "ended {ended}"),
-            Self::Reply { command, answer } => write!(f, "reply {} {answer}", command.0),
-            Self::Note(note) => write!(f, "note {note}"),
-            Self::Exit(Exit::Stopped) => f.write_str("exit stopped"),
-            Self::Exit(Exit::NothingBoots) => f.write_str("exit nothing-boots"),
-        }
     }
 }

@@ -2,9 +2,11 @@
 
 use proto::{Incarnation, Phase, Slot};
 
+use crate::action::Kind;
 use crate::event::ReleaseId;
+use crate::memory::Pending;
 use crate::run::{Run, RunStage};
-use crate::slot::{Code, Worker, WorkerState};
+use crate::slot::{Code, Role, Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 /// The state word of `stats` and `status`.
@@ -65,10 +67,11 @@ impl Rollout {
     #[must_use]
     pub fn state(&self) -> State {
         match &self.mode {
-            Mode::Starting => State::Booting,
+            Mode::Starting(_) => State::Booting,
             Mode::Stopping { .. } => State::Stopping,
             Mode::Running(run) => match run.stage {
-                RunStage::Rolling | RunStage::Draining(_) => State::Rolling,
+                _ if run.paused => State::Rolling,
+                RunStage::Scouting | RunStage::Rolling | RunStage::Canary | RunStage::Draining(_) => State::Rolling,
                 RunStage::Soaking => State::Soaking,
                 RunStage::RollingBack(_) | RunStage::GivingUp => State::RollingBack,
             },
@@ -102,24 +105,68 @@ impl Rollout {
         self.run()
     }
 
+    /// What the running rollout is about, in one word: the detail behind [`State`].
+    #[must_use]
+    pub fn detail(&self) -> Option<&'static str> {
+        let run = self.run()?;
+        Some(match run.stage {
+            _ if run.paused => "paused",
+            RunStage::Scouting if self.aside().any(|w| w.role == Role::BeforeRollout) => "hook",
+            RunStage::Scouting => "rehearsing",
+            RunStage::Rolling => "rolling",
+            RunStage::Canary => "canary",
+            RunStage::Soaking => "soaking",
+            RunStage::Draining(_) => "draining",
+            RunStage::RollingBack(_) | RunStage::GivingUp => "rolling_back",
+        })
+    }
+
+    /// The promotion that waits for a confirm.
+    #[must_use]
+    pub fn pending(&self) -> Option<Pending> {
+        self.pending
+    }
+
+    /// Whether a slot's worker is being replaced because of its age or its size.
+    #[must_use]
+    pub fn recycles(&self, slot: Slot) -> bool {
+        self.slot(slot).is_some_and(|s| s.recycling)
+    }
+
+    /// Whether the known-good release stands in for what `dir` named at the start, which did not boot.
+    #[must_use]
+    pub fn fell_back(&self) -> bool {
+        self.fell_back
+    }
+
     /// Slots that the running rollout is through with, and how many it is about.
     #[must_use]
     pub fn progress(&self) -> (u32, u32) {
-        let of = if self.run().is_some_and(|r| r.only.is_some()) { 1 } else { self.slots.len() as u32 };
+        let of = match self.run() {
+            Some(run) if run.kind == Kind::Rehearsal => 0,
+            Some(run) if run.only.is_some() => 1,
+            _ => self.slots.len() as u32,
+        };
         (self.steps_done().min(of), of)
     }
 
     /// The candidate's phase while rolling or held, else the known-good release's.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        let code = self.run().map(|r| r.to).or(self.held).unwrap_or(self.known_good);
-        code.phase
+        let run = self.run().filter(|r| r.kind != Kind::Rehearsal);
+        run.map(|r| r.to).or(self.held).unwrap_or(self.known_good).phase
     }
 
     /// Slots with a ready worker.
     #[must_use]
     pub fn booted_workers(&self) -> u32 {
         self.ready_slots()
+    }
+
+    /// Whether as many slots have a ready worker as always should (P2).
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.ready_slots() >= self.needed()
     }
 
     /// Slots whose ready worker has another phase than [`Self::phase`].

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use rollout::{
-    Action, Answer, Command, END_TIMEOUT, Ended, Event, Exit, Incarnation, Kind, Note, Outcome, Reason, Rollout,
-    RunStage, ScaleTo, Settings, SlotView, State, Timer, Worker, WorkerState,
+    Action, Answer, Command, CommandId, END_TIMEOUT, Ended, Event, Exit, Incarnation, Kind, Note, Outcome, Reason,
+    Role, Rollout, RunStage, ScaleTo, Settings, SlotView, State, Surge, Timer, Worker, WorkerState, invariant,
 };
 
 /// What must be met at least once, row by row. The first word names the row.
-pub(crate) const MUST: [&str; 62] = [
+pub(crate) const MUST: [&str; 106] = [
     "ends: the soak is over while something drains",
     "ends: when the last one is gone",
     "busy: phased-restart during a rollout",
@@ -71,6 +71,50 @@ pub(crate) const MUST: [&str; 62] = [
     "budget: zero ready is announced",
     "first start: nothing boots",
     "first start: partly",
+    "busy: rehearse during a rollout",
+    "busy: rehearse during the first start",
+    "scout: a hook fails",
+    "scout: a rehearsal fails",
+    "scout: aborted",
+    "scout: stop meanwhile",
+    "scout: an old worker crashes meanwhile",
+    "scout: a rehearsal waits for its place",
+    "scout: the extra instance is announced",
+    "scout: fails at the first start",
+    "rehearse: passes",
+    "rehearse: fails",
+    "rehearse: aborted",
+    "canary: watched",
+    "canary: dies in its soak",
+    "pause: stands still",
+    "pause: before any slot",
+    "pause: a candidate crashes",
+    "pause: over before it stood still",
+    "pause: an old worker crashes and comes back",
+    "pause: promotion waits for resume",
+    "pause: nothing to pause",
+    "pause: already promoted",
+    "confirm: in time",
+    "confirm: not in time",
+    "confirm: not in time while a rollout runs",
+    "confirm: late, and nothing has happened yet",
+    "confirm: nothing to confirm",
+    "confirm: superseded by another promotion",
+    "confirm: the rollback does not succeed",
+    "recycle: through",
+    "recycle: cancelled by a rollout",
+    "recycle: the new one does not boot",
+    "recycle: the old one stops first",
+    "hooks: on-promote",
+    "hooks: on-failure",
+    "hooks: one fails",
+    "trial: passes",
+    "trial: fails before any slot",
+    "trial: fails on the first slot",
+    "trial: fails on a later slot",
+    "if-new: nothing new",
+    "if-new: refused before",
+    "refused before: tried again",
 ];
 
 /// How often each was met.
@@ -119,7 +163,9 @@ impl Rows {
     ) {
         for action in actions {
             match action {
-                Action::Reply { answer: Answer::Refused(reason), .. } => self.refused(before, event, reason),
+                Action::Reply { answer: Answer::Refused(reason), .. } if *reason != Reason::PauseOver => {
+                    self.refused(before, event, reason);
+                }
                 Action::Ended(ended) => self.ended(before, event, ended, after),
                 Action::Began { kind, .. } => self.began(house, before, *kind, actions),
                 Action::Note(note) => self.noted(before, event, note, actions, after),
@@ -128,12 +174,20 @@ impl Rows {
                 }
                 Action::Spawn { worker, .. } => self.spawned(before, event, *worker, after),
                 Action::Exit(Exit::NothingBoots) => self.met("first start: nothing boots"),
+                Action::Reply { command, answer } => self.answered(before, *command, answer, event),
+                Action::Rehearsed(ended) => {
+                    let Ended { outcome, failed, stopped, .. } = ended;
+                    self.met_if(*outcome == Outcome::Promoted, "rehearse: passes");
+                    self.met_if(failed.is_some(), "rehearse: fails");
+                    self.met_if(failed.is_none() && *outcome == Outcome::Aborted && !stopped, "rehearse: aborted");
+                }
                 _ => {}
             }
         }
         if let Event::Command { command, .. } = event {
             self.commanded(before, command, actions, after);
         }
+        self.trusted(before, event, actions, after);
         let soak = matches!(event, Event::Fired(Timer::Soak));
         let drains = matches!(after.running().map(|r| r.stage), Some(RunStage::Draining(_)));
         self.met_if(soak && drains, "ends: the soak is over while something drains");
@@ -157,6 +211,12 @@ impl Rows {
             (Reason::BusyStarting, Command::ReloadDir { .. }) => self.met("busy: reload-dir during the first start"),
             (Reason::BusyStarting, Command::Rollback { .. }) => self.met("busy: rollback during the first start"),
             (Reason::BusyStarting, Command::Scale(_)) => self.met("busy: scale during the first start"),
+            (Reason::BusyRollout { .. }, Command::Rehearse { .. }) => self.met("busy: rehearse during a rollout"),
+            (Reason::BusyStarting, Command::Rehearse { .. }) => self.met("busy: rehearse during the first start"),
+            (Reason::NothingToPause, _) => self.met("pause: nothing to pause"),
+            (Reason::AlreadyPromoted, Command::Pause) => self.met("pause: already promoted"),
+            (Reason::NothingToConfirm, _) => self.met("confirm: nothing to confirm"),
+            (Reason::RefusedBefore(_), _) => self.met("if-new: refused before"),
             (Reason::BusyStarting, Command::Restart(_)) => self.met("busy: restart during the first start"),
             (Reason::NothingToAbort, _) => self.met("abort: nothing runs"),
             (Reason::NothingBefore, _) => self.met("rollback: none before"),
@@ -170,6 +230,79 @@ impl Rows {
         }
     }
 
+    fn answered(&mut self, before: &Rollout, command: CommandId, answer: &Answer, event: &Event) {
+        let asks = matches!(event, Event::Command { id, .. } if *id == command);
+        let scouting = before.running().is_some_and(|r| r.stage == RunStage::Scouting);
+        match answer {
+            Answer::Paused { .. } => {
+                self.met("pause: stands still");
+                self.met_if(scouting, "pause: before any slot");
+            }
+            Answer::Refused(Reason::PauseOver) => self.met("pause: over before it stood still"),
+            Answer::Confirmed(_) => {
+                let late = before.pending().is_some() && !invariant::armed(before).contains(&Timer::Confirm);
+                self.met(if late { "confirm: late, and nothing has happened yet" } else { "confirm: in time" });
+            }
+            Answer::NothingNew(_) => self.met_if(asks, "if-new: nothing new"),
+            _ => {}
+        }
+    }
+
+    /// What is found out before, what waits for a confirm, and what is replaced by itself.
+    fn trusted(&mut self, before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) {
+        let run = before.running();
+        let scouting = run.is_some_and(|r| r.stage == RunStage::Scouting);
+        let paused = before.detail() == Some("paused");
+        let noted = |wanted: fn(&Note) -> bool| actions.iter().any(|a| matches!(a, Action::Note(n) if wanted(n)));
+        let crashed = noted(|n| matches!(n, Note::Crashed { retry: Some(_), .. }));
+        self.met_if(scouting && crashed, "scout: an old worker crashes meanwhile");
+        self.met_if(
+            paused && crashed && after.detail() == Some("paused"),
+            "pause: an old worker crashes and comes back",
+        );
+        let aborted = noted(|n| matches!(n, Note::RollingBack { .. }));
+        self.met_if(paused && aborted && noted(|n| matches!(n, Note::Crashed { .. })), "pause: a candidate crashes");
+        let canary = run.is_some_and(|r| r.stage == RunStage::Canary);
+        self.met_if(canary && *event == Event::Fired(Timer::Canary), "canary: watched");
+        self.met_if(canary && aborted && !matches!(event, Event::Command { .. }), "canary: dies in its soak");
+        let failed = |role| {
+            let worker = |id| before.workers().any(|(w, worker)| w == id && worker.role == role);
+            actions.iter().any(|a| matches!(a, Action::Note(Note::BootFailed { worker: id, .. }) if worker(*id)))
+        };
+        self.met_if(scouting && failed(Role::BeforeRollout), "scout: a hook fails");
+        self.met_if(scouting && failed(Role::Rehearse), "scout: a rehearsal fails");
+        let scout = failed(Role::BeforeRollout) || failed(Role::Rehearse);
+        self.met_if(before.state() == State::Booting && scout, "scout: fails at the first start");
+        let fired = *event == Event::Fired(Timer::Confirm) && before.pending().is_some();
+        self.met_if(fired && run.is_none(), "confirm: not in time");
+        self.met_if(fired && run.is_some(), "confirm: not in time while a rollout runs");
+        let new = before.known_good() != after.known_good() && after.is_refused(before.known_good().release);
+        let promoted = noted(|n| matches!(n, Note::Promoted(_)));
+        let restart = run.is_some_and(|r| r.kind == Kind::PhasedRestart);
+        self.met_if(
+            before.pending().is_some() && new && promoted && restart,
+            "confirm: superseded by another promotion",
+        );
+        let undone =
+            actions.iter().any(|a| matches!(a, Action::Ended(e) if e.outcome == Outcome::Aborted && !e.stopped));
+        let back = run.is_some_and(|r| r.kind == Kind::Rollback);
+        let late = before.pending().is_some() && after.pending().is_none();
+        self.met_if(undone && back && late, "confirm: the rollback does not succeed");
+        for action in actions {
+            let Action::Drain { worker: id, timeout } = action else { continue };
+            let Some((_, old)) = before.workers().find(|(w, _)| w == id) else { continue };
+            let idle = run.is_none() && after.running().is_none() && *timeout != END_TIMEOUT;
+            if idle && before.recycles(old.slot) && matches!(event, Event::Booted(_)) {
+                self.met("recycle: through");
+            }
+            let begun = noted(|n| matches!(n, Note::Recycling { .. }));
+            self.met_if(idle && begun, "recycle: the old one stops first");
+        }
+        let recycled = before.slots().any(|s| before.recycles(s.slot));
+        let began = actions.iter().any(|a| matches!(a, Action::Began { .. }));
+        self.met_if(recycled && began, "recycle: cancelled by a rollout");
+    }
+
     fn commanded(&mut self, before: &Rollout, command: &Command, actions: &[Action], after: &Rollout) {
         let done = !actions.iter().any(|a| matches!(a, Action::Reply { answer: Answer::Refused(_), .. }));
         if !done {
@@ -180,7 +313,15 @@ impl Rows {
         match command {
             Command::Stop if state == State::Booting => self.met("busy: stop during the first start"),
             Command::Halt if state == State::Booting => self.met("busy: halt during the first start"),
-            Command::Stop if before.running().is_some() => self.met("stop: during a rollout"),
+            Command::Stop if before.running().is_some() => {
+                self.met("stop: during a rollout");
+                let scouting = before.running().is_some_and(|r| r.stage == RunStage::Scouting);
+                self.met_if(scouting, "scout: stop meanwhile");
+            }
+            Command::Abort if before.running().is_some_and(|r| r.stage == RunStage::Scouting) => {
+                let rollout = before.running().is_some_and(|r| r.kind == Kind::PhasedRestart);
+                self.met_if(rollout, "scout: aborted");
+            }
             Command::Halt if before.running().is_some() => self.met("stop: halt during a rollout"),
             Command::Abort if state == State::RollingBack => {
                 let again = actions.iter().any(|a| matches!(a, Action::Note(Note::RollingBack { .. })));
@@ -210,13 +351,13 @@ impl Rows {
 
     fn began(&mut self, house: &Settings, before: &Rollout, kind: Kind, actions: &[Action]) {
         let slots = before.slots().count() as u32;
-        self.met_if(house.surge > slots, "budget: surge > workers");
+        self.met_if(matches!(house.surge, Surge::Count(n) if n > slots), "budget: surge > workers");
         if kind != Kind::PhasedRestart {
             return;
         }
         let ended_backoff = actions.iter().any(|a| matches!(a, Action::Disarm(Timer::Backoff(_))));
         let ended_boot = actions.iter().any(|a| matches!(a, Action::Drain { timeout, .. } if *timeout == END_TIMEOUT));
-        self.met_if(house.surge == 0 && ended_backoff, "surge 0: a slot in backoff is next");
+        self.met_if(house.surge.is_zero() && ended_backoff, "surge 0: a slot in backoff is next");
         if before.state() == State::Degraded {
             self.met_if(ended_backoff, "from degraded: a backoff is ended");
             self.met_if(ended_boot, "from degraded: a booting known-good is ended");
@@ -272,7 +413,10 @@ impl Rows {
                 let backoff = before.slots().any(|s: SlotView| s.backoff);
                 self.met_if(backoff && given_up, "backoff: a slot has it when the rollback begins");
             }
+            Note::Promoted(_) if before.running().is_none() => self.met("trial: passes"),
             Note::Promoted(_) => {
+                let resumed = matches!(event, Event::Command { command: Command::Resume, .. });
+                self.met_if(resumed, "pause: promotion waits for resume");
                 let to_known_good = before.running().is_some_and(|r| r.to.release == before.known_good().release);
                 self.met_if(to_known_good, "known-good candidate: --hold promotes");
             }
@@ -293,6 +437,18 @@ impl Rows {
                 self.met_if(before.state() == State::Steady && failed, "degraded: by a failed boot");
             }
             Note::Recovered => self.met_if(matches!(event, Event::Booted(_)), "degraded: until ready"),
+            Note::ExtraInstance => self.met("scout: the extra instance is announced"),
+            Note::HookFailed { .. } => self.met("hooks: one fails"),
+            Note::RecycleFailed { .. } => self.met("recycle: the new one does not boot"),
+            Note::RefusedBefore(_) => self.met("refused before: tried again"),
+            Note::TrialFailed { failed, .. } => {
+                let failed = before.workers().find(|(id, _)| id == failed).map(|(_, w)| (w.role, w.slot.0));
+                match failed {
+                    Some((Role::Serve, 0)) => self.met("trial: fails on the first slot"),
+                    Some((Role::Serve, _)) => self.met("trial: fails on a later slot"),
+                    _ => self.met("trial: fails before any slot"),
+                }
+            }
             Note::ZeroReady => self.met("budget: zero ready is announced"),
             _ => {}
         }
@@ -312,12 +468,23 @@ impl Rows {
             let crashed = before.slots().any(|s| s.slot == loser.slot && s.crashes > 0);
             self.met_if(!never_ready && crashed, "old worker: known-good wins, then the candidate");
         } else {
-            self.met_if(house.surge == 0 && never_ready, "surge 0: a slot whose old worker crashed is next");
+            self.met_if(house.surge.is_zero() && never_ready, "surge 0: a slot whose old worker crashed is next");
         }
     }
 
     fn spawned(&mut self, before: &Rollout, event: &Event, id: Incarnation, after: &Rollout) {
         let Some((_, new)) = after.workers().find(|(w, _)| *w == id) else { return };
+        match new.role {
+            Role::Serve => {}
+            Role::OnPromote => return self.met("hooks: on-promote"),
+            Role::OnFailure => return self.met("hooks: on-failure"),
+            Role::Rehearse => {
+                // It could have begun as soon as the rollout did.
+                let waited = before.running().is_some() && !before.workers().any(|(_, w)| w.role != Role::Serve);
+                return self.met_if(waited, "scout: a rehearsal waits for its place");
+            }
+            Role::BeforeRollout => return,
+        }
         let known_good = new.code == after.known_good();
         let beside = |state, code| {
             after.workers().any(|(other, w)| other != id && w.slot == new.slot && w.state == state && w.code == code)

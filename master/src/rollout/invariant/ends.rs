@@ -7,13 +7,17 @@ use alloc::vec::Vec;
 use crate::action::{Action, Answer, Kind, Note, Outcome};
 use crate::event::{Command, CommandId, Event, Timer};
 use crate::run::RunStage;
-use crate::slot::{Worker, WorkerState};
+use crate::slot::{Role, Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 /// P4: a slot that is to be put back is, unless another release was made known-good or held.
 pub(super) fn check_put_back(before: &Rollout, after: &Rollout) -> Result<(), String> {
     if before.known_good != after.known_good || before.held != after.held || matches!(after.mode, Mode::Stopping { .. })
     {
+        return Ok(());
+    }
+    // One that was not confirmed in time is gone back from as soon as the rollout is over.
+    if after.run().is_some() && before.run().map(|r| r.id) != after.run().map(|r| r.id) {
         return Ok(());
     }
     for slot in before.slot_numbers() {
@@ -35,7 +39,10 @@ pub(super) fn check_ended(before: &Rollout, actions: &[Action], after: &Rollout)
         if ended.stopped {
             continue;
         }
-        let all = after.slot_numbers().all(|s| after.is_ready(s));
+        // What comes next may begin in the same step, and with surge 0 by ending somebody.
+        let next = after.run().is_some() || after.slots.iter().any(|s| s.recycling);
+        let next = next && after.settings.surge.is_zero() && after.ready_slots() >= after.needed();
+        let all = next || after.slot_numbers().all(|s| after.is_ready(s));
         let candidate = |w: &Worker| w.state == WorkerState::Ready && w.code == run.to;
         if ended.outcome == Outcome::Aborted && !all {
             return Err(String::from("P6: 'the old code serves everywhere' and a slot serves nobody"));
@@ -47,7 +54,11 @@ pub(super) fn check_ended(before: &Rollout, actions: &[Action], after: &Rollout)
             return Err(String::from("P4: 'the old code serves everywhere' and a refused candidate serves"));
         }
         let drains = |r: &Rollout, id| r.workers.get(id).is_some_and(|w| w.state == WorkerState::Draining);
-        let of_it = |id| run.touched.contains(&before.workers[id].slot) && drains(before, id) && drains(after, id);
+        let about = |w: &Worker| match w.role {
+            Role::Serve => run.touched.contains(&w.slot),
+            role => role.is_scout() && w.run == Some(run.id),
+        };
+        let of_it = |id| about(&before.workers[id]) && drains(before, id) && drains(after, id);
         if before.workers.keys().any(of_it) {
             return Err(String::from("the rollout has ended and something of it drains"));
         }
@@ -66,15 +77,33 @@ pub(super) fn check_concluded(
     if !actions.iter().any(word) {
         return Ok(());
     }
-    let Some(run) = before.run() else { return Err(String::from("promoted, and no rollout ran")) };
-    let serves = |s| after.living(s).any(|(_, w)| w.state == WorkerState::Ready && w.code == run.to);
+    let to = match (&before.mode, before.run()) {
+        (_, Some(run)) => run.to,
+        (Mode::Starting(start), _) if start.trial => start.to,
+        _ => return Err(String::from("promoted, and no rollout ran")),
+    };
+    // What comes next may begin in the same step, and with surge 0 by ending somebody.
+    let serves = |s| {
+        let ready = |r: &Rollout| r.living(s).any(|(_, w)| w.state == WorkerState::Ready && w.code == to);
+        ready(before) || ready(after)
+    };
+    let Some(run) = before.run() else {
+        return match after.slot_numbers().all(serves) {
+            true => Ok(()),
+            false => Err(String::from("P5: a trial is over, and a slot does not serve it")),
+        };
+    };
     if run.kind != Kind::Restart && !after.slot_numbers().all(serves) {
         return Err(String::from("P4: promoted, and a slot does not serve it"));
     }
     if run.kind == Kind::Rollback && after.previous.len() >= before.previous.len() {
         return Err(String::from("a rollback did not go further back"));
     }
-    if !run.soak.is_zero() && *event != Event::Fired(Timer::Soak) {
+    let resumed = matches!(event, Event::Command { command: Command::Resume, .. });
+    if run.paused && !resumed {
+        return Err(String::from("promoted while paused"));
+    }
+    if !run.soak.is_zero() && *event != Event::Fired(Timer::Soak) && !(run.soaked && resumed) {
         return Err(String::from("P4: promoted before the soak was over"));
     }
     Ok(())
@@ -95,7 +124,12 @@ pub(super) fn check_commands(
             _ => Err(String::from("a refused command changes something")),
         };
     }
-    let always = matches!(command, Command::Stop | Command::Halt | Command::Abort);
+    let nothing_new = |a: &Action| matches!(a, Action::Reply { answer: Answer::NothingNew(_), .. });
+    if actions.iter().any(nothing_new) && (actions.len() > 1 || before != after) {
+        return Err(String::from("nothing is new, and something changes"));
+    }
+    use Command::{Abort, Confirm, Halt, Interrupt, Pause, Resume, Stop};
+    let always = matches!(command, Stop | Interrupt | Halt | Abort | Pause | Resume | Confirm);
     if !always && !matches!(before.mode, Mode::Idle) {
         return Err(String::from("a command is taken while something else runs"));
     }
@@ -111,7 +145,8 @@ pub(super) fn check_commands(
     for action in actions {
         let Action::Drain { worker, .. } = action else { continue };
         // Whoever is to be put back anyway may have waited for just this.
-        let serves = |w: &&Worker| w.state == WorkerState::Ready && !before.is_bad(w);
+        let recycled = |w: &Worker| after.slot(w.slot).is_some_and(|s| s.recycling);
+        let serves = |w: &&Worker| w.state == WorkerState::Ready && !before.is_bad(w) && !recycled(w);
         let Some(worker) = before.workers.get(worker).filter(serves) else { continue };
         match command {
             Command::ReloadDir { .. } => return Err(String::from("reload-dir restarts something")),
@@ -162,11 +197,12 @@ pub fn waiting(state: &Rollout) -> Vec<CommandId> {
     let mut waiting: Vec<CommandId> = state.scaling.iter().map(|s| s.command).collect();
     match &state.mode {
         Mode::Running(run) => {
-            waiting.push(run.command);
+            waiting.extend(run.command);
+            waiting.extend(&run.pauses);
             waiting.extend(&run.aborts);
         }
         Mode::Stopping { waiting: stopping, .. } => waiting.extend(stopping),
-        Mode::Starting | Mode::Idle => {}
+        Mode::Starting(_) | Mode::Idle => {}
     }
     waiting
 }

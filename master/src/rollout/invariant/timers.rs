@@ -6,11 +6,17 @@ use alloc::vec::Vec;
 
 use proto::Slot;
 
-use crate::Rollout;
 use crate::action::Action;
 use crate::event::{Event, Timer};
 use crate::run::RunStage;
-use crate::slot::WorkerState;
+use crate::slot::{Role, WorkerState};
+use crate::{Mode, Rollout};
+
+/// Every timer that runs in a state.
+#[must_use]
+pub fn armed(state: &Rollout) -> Vec<Timer> {
+    timers(state).0
+}
 
 /// Which timers a state needs, and which may be armed besides.
 fn timers(state: &Rollout) -> (Vec<Timer>, Vec<Timer>) {
@@ -18,6 +24,7 @@ fn timers(state: &Rollout) -> (Vec<Timer>, Vec<Timer>) {
     for (id, worker) in &state.workers {
         match worker.state {
             WorkerState::Booting => needed.push(Timer::BootLate(*id)),
+            WorkerState::Ready if worker.aging => needed.push(Timer::Age(*id)),
             WorkerState::Ready => {}
             // Once it has fired the worker is being killed, and more cannot be done.
             WorkerState::Draining if worker.killed => allowed.push(Timer::Overdue(*id)),
@@ -32,8 +39,13 @@ fn timers(state: &Rollout) -> (Vec<Timer>, Vec<Timer>) {
             needed.push(Timer::Healthy(Slot(seat)));
         }
     }
-    if state.run().is_some_and(|r| r.stage == RunStage::Soaking) {
-        needed.push(Timer::Soak);
+    match state.run().map(|r| (r.stage, r.soaked)) {
+        Some((RunStage::Soaking, false)) => needed.push(Timer::Soak),
+        Some((RunStage::Canary, _)) => needed.push(Timer::Canary),
+        _ => {}
+    }
+    if state.pending.is_some() && !state.unconfirmed && !matches!(state.mode, Mode::Stopping { .. }) {
+        needed.push(Timer::Confirm);
     }
     (needed, allowed)
 }
@@ -54,6 +66,15 @@ pub(super) fn check_timers(before: &Rollout, event: &Event, actions: &[Action], 
                 maybe.retain(|t| t != timer);
             }
             _ => {}
+        }
+    }
+    for (id, worker) in &after.workers {
+        let serves = worker.role == Role::Serve && worker.state == WorkerState::Ready;
+        if worker.aging && !serves {
+            return Err(format!("P8: worker {id} ages and does not serve"));
+        }
+        if serves && after.settings.max_age.is_some() && !worker.aging && !worker.due {
+            return Err(format!("worker {id} never gets old"));
         }
     }
     let (needed, allowed) = timers(after);
