@@ -11,7 +11,7 @@ use proto::worker::ExitStatus;
 use crate::procfs;
 use crate::sys::{self, Reaped};
 
-/// One app.
+/// One app, or a hook that is run before it or instead of it.
 #[derive(Debug)]
 pub(crate) struct App {
     /// Its first process, also its group.
@@ -28,13 +28,12 @@ impl App {
         Self { pid, exit: None, is_left: true }
     }
 
-    /// Takes in all ends so far. True when the first process's is among them.
-    pub(crate) fn reap(&mut self) -> bool {
-        let before = self.exit;
+    /// Takes in all ends so far, and gives them.
+    pub(crate) fn reap(&mut self) -> Vec<(i32, ExitStatus)> {
+        let mut ended = Vec::new();
         loop {
             match sys::reap() {
-                Reaped::Ended(pid, status) if pid == self.pid && self.exit.is_none() => self.exit = Some(status),
-                Reaped::Ended(..) => {}
+                Reaped::Ended(pid, status) => ended.push((pid, status)),
                 Reaped::NoneYet => break,
                 Reaped::NoneLeft => {
                     self.is_left = false;
@@ -42,7 +41,10 @@ impl App {
                 }
             }
         }
-        before != self.exit
+        if self.exit.is_none() {
+            self.exit = ended.iter().find(|(pid, _)| *pid == self.pid).map(|(_, status)| *status);
+        }
+        ended
     }
 
     /// Signals the first process, if it has not ended: until it is reaped its number is its own.

@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -74,18 +74,63 @@ fn c_string(text: impl Into<Bytes>) -> Result<CString, String> {
         .map_err(|e| format!("the command holds a NUL byte: {:?}", String::from_utf8_lossy(&e.into_vec())))
 }
 
-fn read_procfile(name: &str, spec: &BootSpec, dir: BorrowedFd<'_>) -> Result<procfile::Line, String> {
-    let path = format!("{}/Procfile", String::from_utf8_lossy(&spec.release));
-    let way_out = "give COMMAND behind `--` instead";
+/// The Procfile's path, for people.
+fn procfile_path(spec: &BootSpec) -> String {
+    format!("{}/Procfile", String::from_utf8_lossy(&spec.release))
+}
+
+fn procfile_text(dir: BorrowedFd<'_>) -> io::Result<String> {
     let mut text = Vec::new();
-    let opened = sys::open_at(dir, c"Procfile", libc::O_RDONLY | libc::O_NONBLOCK);
-    opened.and_then(|fd| File::from(fd).read_to_end(&mut text)).map_err(|e| match e.kind() {
+    File::from(sys::open_at(dir, c"Procfile", libc::O_RDONLY | libc::O_NONBLOCK)?).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The Procfile's line of this name as a shell can run it, which may be more than one command; `None` when there is none.
+///
+/// # Errors
+/// A sentence that names the file and the way out.
+pub(crate) fn procfile_hook(name: &str, spec: &BootSpec, dir: BorrowedFd<'_>) -> Result<Option<Bytes>, String> {
+    let path = procfile_path(spec);
+    let text = match procfile_text(dir) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(format!("cannot read {path}: {e}; check what it is and who may read it")),
+    };
+    let Ok(line) = procfile::find(&text, name) else { return Ok(None) };
+    fill_in(line.as_bytes(), spec).map(Some).map_err(|e| format!("{path}: in the `{name}:` line, {e}"))
+}
+
+/// What `sh -c` is to run for a hook or check, and the environment: the app's, with what its Procfile line assigns as plain text,
+/// and `--env`.
+///
+/// # Errors
+/// A sentence that names what is wrong.
+pub(crate) fn resolve_line(
+    line: Bytes,
+    spec: &BootSpec,
+    dir: BorrowedFd<'_>,
+    env: &mut Env,
+) -> Result<Resolved, String> {
+    if let Command::Procfile(name) = &spec.command
+        // Where that line is wrong, the app's own boot will say so.
+        && let Ok(own) = read_procfile(name, spec, dir)
+    {
+        own.plain.iter().for_each(|(key, value)| env.set(key, value.clone()));
+    }
+    add_given(env, spec)?;
+    let argv = [b"sh".to_vec(), b"-c".to_vec(), line];
+    Ok(Resolved { path: c_string("/bin/sh")?, argv: argv.into_iter().map(c_string).collect::<Result<_, _>>()? })
+}
+
+fn read_procfile(name: &str, spec: &BootSpec, dir: BorrowedFd<'_>) -> Result<procfile::Line, String> {
+    let path = procfile_path(spec);
+    let way_out = "give COMMAND behind `--` instead";
+    let text = procfile_text(dir).map_err(|e| match e.kind() {
         ErrorKind::NotFound => {
             format!("there is no {path} and no COMMAND was given; add a `{name}:` line, or {way_out}")
         }
         _ => format!("cannot read {path}: {e}; {way_out}"),
     })?;
-    let text = String::from_utf8_lossy(&text);
     let refused = |refusal| match refusal {
         Refusal::NoSuchLine(names) if names.is_empty() => {
             format!("{path} has no `{name}:` line (nor any other); {way_out}")
@@ -101,24 +146,26 @@ fn read_procfile(name: &str, spec: &BootSpec, dir: BorrowedFd<'_>) -> Result<pro
         ),
     };
     let command = procfile::find(&text, name).map_err(refused)?;
-    let command = fill_in(command, spec).map_err(|e| format!("{path}: in the `{name}:` line, {e}"))?;
-    procfile::take_apart(&command).map_err(refused)
+    let command = fill_in(command.as_bytes(), spec).map_err(|e| format!("{path}: in the `{name}:` line, {e}"))?;
+    procfile::take_apart(&String::from_utf8_lossy(&command)).map_err(refused)
 }
 
-/// A Procfile's command with its words expanded. The shell reads what they stand for, so that it must be plain.
-fn fill_in(command: &str, spec: &BootSpec) -> Result<String, String> {
+/// A shell's line with its words expanded. The shell reads what they stand for, so that it must be plain.
+///
+/// # Errors
+/// A sentence that names the word.
+pub(crate) fn fill_in(line: &[u8], spec: &BootSpec) -> Result<Bytes, String> {
     let plain = |value: &[u8]| value.iter().all(|b| b.is_ascii_alphanumeric() || b"/._-:@%+,=[]~".contains(b));
     let addresses = || spec.listeners.iter().all(|l| plain(l.address.as_bytes()));
     for (word, is_plain) in [("{release}", plain(&spec.release)), ("{addr", addresses())] {
-        if command.contains(word) && !is_plain {
+        if !is_plain && line.windows(word.len()).any(|w| w == word.as_bytes()) {
             return Err(format!(
                 "{}}} stands for a path that the shell would take apart; use \"$RELEASE_DIR\" or a plain path",
                 word.trim_end_matches('}')
             ));
         }
     }
-    let filled = expand(command.as_bytes(), spec).map_err(|e| e.to_string())?;
-    Ok(String::from_utf8_lossy(&filled).into_owned())
+    expand(line, spec).map_err(|e| e.to_string())
 }
 
 /// The file that `command` names: with a slash, relative to the release; without, in the app's PATH.
@@ -259,7 +306,8 @@ mod tests {
             spec.command = command;
             spec.env = env.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec())).collect();
             let dir = File::open(self.0.path()).unwrap();
-            let mut built = env::build([(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())], &spec, None);
+            let inherited = [(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())];
+            let mut built = env::build(inherited, &spec, env::Whose::App(b"0001a"));
             resolve(&spec, dir.as_fd(), &mut built)
         }
 

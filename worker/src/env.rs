@@ -1,7 +1,7 @@
 //! The app's environment, built anew for every boot so that nothing of an older release, of the master's own service
 //! manager or of an outer server leaks into it.
 
-use proto::worker::{BootSpec, Bytes};
+use proto::worker::{BootSpec, Bytes, Task};
 
 use crate::expand::{Unknown, expand};
 
@@ -46,36 +46,60 @@ impl Env {
 /// Stands for the app's pid, which is known after the fork only: ten digits of room.
 const PID_ROOM: &[u8] = b"          ";
 
-/// What belongs to whoever started the master, or to an outer incarnation: not the app's.
-fn is_foreign(key: &[u8]) -> bool {
-    const WHOLE: [&[u8]; 7] = [
+/// What only the worker itself says to its app.
+pub(crate) fn is_own(key: &[u8]) -> bool {
+    const WHOLE: [&[u8]; 13] = [
+        b"PWD",
         b"NOTIFY_SOCKET",
-        b"JOURNAL_STREAM",
-        // puma, gunicorn and uvicorn would multiply by it: the slots are the workers.
-        b"WEB_CONCURRENCY",
-        b"OLDPWD",
         b"WORKER_INDEX",
         b"WORKER_PHASE",
         b"RELEASE_DIR",
+        b"LISTEN_FDS",
+        b"LISTEN_PID",
+        b"LISTEN_FDNAMES",
+        b"WATCHDOG_USEC",
+        b"WATCHDOG_PID",
+        b"SERVER_STARTER_PORT",
+        b"EINHORN_FD_COUNT",
+        b"FPM_SOCKETS",
     ];
-    const BEGINNING: [&[u8]; 6] =
-        [b"LISTEN_", b"WATCHDOG_", b"PHASED_", b"SERVER_STARTER_", b"EINHORN_", b"FPM_SOCKETS"];
-    WHOLE.contains(&key) || BEGINNING.iter().any(|b| key.starts_with(b))
+    WHOLE.contains(&key) || [&b"PHASED_"[..], b"EINHORN_FD_"].iter().any(|b| key.starts_with(b))
 }
 
-/// Everything but Procfile assignments and `--env`, which the caller adds in that order.
-pub(crate) fn build(
-    inherited: impl IntoIterator<Item = (Bytes, Bytes)>,
-    spec: &BootSpec,
-    notify_socket: Option<&[u8]>,
-) -> Env {
+/// What belongs to whoever started the master, or to an outer incarnation: not the app's. By `WEB_CONCURRENCY`, puma, gunicorn
+/// and uvicorn would multiply: the slots are the workers.
+fn is_foreign(key: &[u8]) -> bool {
+    const BEGINNING: [&[u8]; 5] = [b"LISTEN_", b"WATCHDOG_", b"SERVER_STARTER_", b"EINHORN_", b"FPM_SOCKETS"];
+    is_own(key)
+        || BEGINNING.iter().any(|b| key.starts_with(b))
+        || [&b"JOURNAL_STREAM"[..], b"WEB_CONCURRENCY", b"OLDPWD"].contains(&key)
+}
+
+/// Whose environment it is.
+#[derive(Clone, Copy)]
+pub(crate) enum Whose<'a> {
+    /// The app's, which says things on this abstract socket.
+    App(&'a [u8]),
+    /// That of a hook or check: without the sockets, which it does not get, and without a way to speak for the app.
+    Helper,
+}
+
+/// Everything but `--env-file`, Procfile assignments and `--env`, which the caller adds in that order.
+pub(crate) fn build(inherited: impl IntoIterator<Item = (Bytes, Bytes)>, spec: &BootSpec, whose: Whose<'_>) -> Env {
     let mut env = Env(inherited.into_iter().filter(|(key, _)| !is_foreign(key)).collect());
     env.set("PWD", spec.release.clone());
-    if !spec.listeners.is_empty() {
-        listeners(&mut env, spec);
+    if let Whose::App(notify_socket) = whose {
+        if !spec.listeners.is_empty() {
+            listeners(&mut env, spec);
+        }
+        env.set("NOTIFY_SOCKET", [b"@", notify_socket].concat());
+        if let Some(ms) = spec.watchdog_ms {
+            // sd_watchdog_enabled(3). Without WATCHDOG_PID it is meant for whichever process reads it.
+            env.set("WATCHDOG_USEC", ms.saturating_mul(1000).to_string());
+        }
     }
-    if let Some(name) = notify_socket {
-        env.set("NOTIFY_SOCKET", [b"@", name].concat());
+    if matches!(spec.task, Task::Rehearse) {
+        env.set("PHASED_REHEARSAL", "1");
     }
     env.set("WORKER_INDEX", spec.slot.to_string());
     env.set("WORKER_PHASE", spec.phase.to_string());
@@ -129,7 +153,7 @@ mod tests {
 
     fn built(inherited: &[(&str, &str)]) -> Env {
         let inherited = inherited.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec()));
-        let mut env = build(inherited, &spec(), Some(b"0001a"));
+        let mut env = build(inherited, &spec(), Whose::App(b"0001a"));
         add_given(&mut env, &spec()).unwrap();
         env
     }
@@ -183,7 +207,7 @@ mod tests {
         assert_eq!(text(&env, "FPM_SOCKETS"), "127.0.0.1:8080=3,/run/admin.sock=4");
         let mut six = spec();
         six.listeners[0].address = "[::1]:80".into();
-        let env = build([], &six, None);
+        let env = build([], &six, Whose::App(b"0001a"));
         assert_eq!(text(&env, "FPM_SOCKETS"), "::1:80=3,/run/admin.sock=4");
         assert_eq!(text(&env, "SERVER_STARTER_PORT"), "[::1]:80=3;/run/admin.sock=4");
     }
@@ -192,11 +216,33 @@ mod tests {
     fn without_listeners_none_is_promised() {
         let mut none = spec();
         none.listeners.clear();
-        let env = build([], &none, None);
-        for key in
-            ["LISTEN_FDS", "LISTEN_PID", "SERVER_STARTER_PORT", "EINHORN_FD_COUNT", "FPM_SOCKETS", "NOTIFY_SOCKET"]
-        {
+        let env = build([], &none, Whose::App(b"0001a"));
+        for key in ["LISTEN_FDS", "LISTEN_PID", "SERVER_STARTER_PORT", "EINHORN_FD_COUNT", "FPM_SOCKETS"] {
             assert_eq!(env.get(key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_helper_has_no_sockets_and_does_not_speak_for_the_app() {
+        let mut watched = spec();
+        watched.watchdog_ms = Some(10_000);
+        assert_eq!(text(&build([], &watched, Whose::App(b"0001a")), "WATCHDOG_USEC"), "10000000");
+        let env = build([], &watched, Whose::Helper);
+        for key in ["LISTEN_FDS", "LISTEN_FDNAMES", "EINHORN_FD_0", "FPM_SOCKETS", "NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+            assert_eq!(env.get(key), None, "{key}");
+        }
+        assert_eq!(text(&env, "RELEASE_DIR"), "/app/releases/42");
+        assert_eq!(text(&env, "PHASED_TOKEN"), "t0k3n");
+    }
+
+    #[test]
+    fn a_rehearsal_is_told_and_nothing_else_is() {
+        let mut order = spec();
+        let outer = [(b"PHASED_REHEARSAL".to_vec(), b"1".to_vec())];
+        assert_eq!(build(outer.clone(), &order, Whose::App(b"0001a")).get("PHASED_REHEARSAL"), None);
+        order.task = Task::Rehearse;
+        for whose in [Whose::App(b"0001a"), Whose::Helper] {
+            assert_eq!(text(&build([], &order, whose), "PHASED_REHEARSAL"), "1");
         }
     }
 
@@ -208,7 +254,7 @@ mod tests {
             (b"WEB_CONCURRENCY".to_vec(), b"1".to_vec()),
             (b"LISTEN_PID".to_vec(), b"1".to_vec()),
         ];
-        let mut env = build([], &given, None);
+        let mut env = build([], &given, Whose::App(b"0001a"));
         add_given(&mut env, &given).unwrap();
         assert_eq!(text(&env, "BUNDLE_GEMFILE"), "/app/releases/42/Gemfile");
         assert_eq!(text(&env, "WEB_CONCURRENCY"), "1");

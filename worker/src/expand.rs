@@ -1,4 +1,4 @@
-//! The words that expand in COMMAND and in `--env` values, and no others: `{release}`, `{slot}`, `{phase}`,
+//! The words that expand in COMMAND, in `--env` values and in the lines of hooks and checks, and no others: `{release}`, `{slot}`, `{phase}`,
 //! `{fd}`, `{fd:NAME}`, `{addr}`, `{addr:NAME}`. `{{release}` writes the word itself. Everything else with a brace,
 //! `${X}`, `{}` and JSON, passes untouched.
 

@@ -10,13 +10,11 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use proto::worker::{BootSpec, FIRST_LISTENER_FD, FromWorker, Stage, ToWorker};
+use proto::worker::{BootSpec, FromWorker, ToWorker};
 use proto::{Hello, Inbox};
 
-use crate::boot::{self, Failure};
-use crate::notify::Notify;
 use crate::report::Reports;
-use crate::run::{self, Run};
+use crate::run::Run;
 use crate::sys;
 
 /// The worker, from its start to its end.
@@ -40,6 +38,7 @@ enum Source {
     Trouble,
     Notify,
     Relay,
+    Check,
 }
 
 impl Lead {
@@ -87,7 +86,9 @@ impl Lead {
                 Source::Signals => self.take_signals()?,
                 Source::Trouble => self.run.as_mut().into_iter().for_each(|run| run.executed(&mut self.reports)),
                 Source::Notify => self.run.as_mut().into_iter().for_each(|run| run.heard(&mut self.reports)),
-                Source::Relay => self.run.as_mut().into_iter().for_each(|run| run.relay().turn()),
+                Source::Relay => self.run.as_mut().into_iter().for_each(Run::relay),
+                // Every turn ends with a look at what time it is, and at this.
+                Source::Check => {}
             }
         }
         if self.reports.is_gone() && !self.master_is_gone {
@@ -115,9 +116,10 @@ impl Lead {
             (Source::Reports, self.reports.polled()),
         ];
         let single = single.into_iter().filter_map(|(source, polled)| Some((source, polled?)));
-        let relay = run.into_iter().flat_map(|run| run.relayed().polled()).map(|polled| (Source::Relay, polled));
+        let relay = run.into_iter().flat_map(Run::printed).map(|polled| (Source::Relay, polled));
+        let check = run.into_iter().flat_map(Run::asked).map(|polled| (Source::Check, polled));
         let (sources, mut fds): (Vec<_>, Vec<_>) =
-            relay.chain(single).map(|(source, (fd, events))| (source, PollFd::new(fd, events))).unzip();
+            relay.chain(check).chain(single).map(|(source, (fd, events))| (source, PollFd::new(fd, events))).unzip();
         // An interrupted wait is one in which nothing happened.
         if poll(&mut fds, self.timeout()).is_err() {
             return Vec::new();
@@ -188,43 +190,17 @@ impl Lead {
     }
 
     fn boot(&mut self, spec: Box<BootSpec>) -> ControlFlow<()> {
-        let since = Instant::now();
-        match self.start(&spec) {
-            Ok((spawned, listeners, notify)) => {
-                // Told before the app executes: whatever happens to this worker, the master can find the app.
-                self.reports.send(&FromWorker::Started { app_pid: spawned.pid });
-                self.reports.flush_all();
-                // One that cannot be told has died, which is seen as any death.
-                let _ = sys::write(spawned.go.as_fd(), b"!");
-                self.run = Some(Run::new(spec, since, listeners, notify, spawned));
+        match Run::begin(spec, Instant::now(), &mut self.reports) {
+            Ok(Some(run)) => {
+                self.run = Some(run);
                 ControlFlow::Continue(())
             }
-            Err(failure) => {
-                let report = run::boot_report(&spec, since, failure);
-                self.reports.send(&FromWorker::BootFailed(Box::new(report)));
+            Ok(None) => ControlFlow::Break(()),
+            Err(report) => {
+                self.reports.send(&FromWorker::BootFailed(report));
                 ControlFlow::Break(())
             }
         }
-    }
-
-    fn start(&mut self, spec: &BootSpec) -> Result<(boot::Spawned, Vec<OwnedFd>, Option<Notify>), Failure> {
-        self.reports.send(&FromWorker::Stage(Stage::Directory));
-        let dir = boot::enter(spec)?;
-        self.reports.send(&FromWorker::Stage(Stage::Exec));
-        let listeners = (FIRST_LISTENER_FD..).zip(&spec.listeners).map(|(fd, listener)| {
-            sys::take_inherited(fd).filter(|_| sys::is_socket(fd)).ok_or_else(|| Failure {
-                stage: Stage::Spawn,
-                message: format!(
-                    "the master passed no socket as fd {fd} for {}; this is a fault of it",
-                    listener.address
-                ),
-                release_gone: false,
-            })
-        });
-        let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
-        let notify = Notify::open().map_err(|e| boot::Failure::spawn("make the notify socket", e))?;
-        let spawned = boot::spawn(spec, &dir, &listeners, Some(&notify))?;
-        Ok((spawned, listeners, Some(notify)))
     }
 
     /// The connection cannot be understood any more: as if the master had closed it.

@@ -12,16 +12,25 @@ macro_rules! complain {
     }};
 }
 
+mod answer;
 mod app;
+mod begin;
 mod boot;
+mod check;
 mod cli;
 mod command;
+mod dotenv;
+mod ending;
 mod env;
 mod expand;
+mod hook;
+mod http;
 mod lead;
 mod look;
+mod memory;
 mod net;
 mod notify;
+mod output;
 mod procfile;
 mod procfs;
 mod ready;
@@ -33,6 +42,7 @@ mod syscall;
 mod tail;
 #[cfg(test)]
 mod testing;
+mod watchdog;
 
 use std::ffi::OsString;
 use std::io::Write;

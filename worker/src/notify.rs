@@ -1,4 +1,4 @@
-//! The app's own `NOTIFY_SOCKET` (sd_notify(3)): `READY=1` and `STATUS=`.
+//! The app's own `NOTIFY_SOCKET` (sd_notify(3)): `READY=1`, `STATUS=` and `WATCHDOG=1`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,6 +13,8 @@ const STATUS_BYTES: usize = 1024;
 pub(crate) struct Said {
     /// `READY=1`.
     pub(crate) ready: bool,
+    /// `WATCHDOG=1`.
+    pub(crate) alive: bool,
     /// `STATUS=`, cut to [`STATUS_BYTES`] at a character's end.
     pub(crate) status: Option<String>,
 }
@@ -59,6 +61,8 @@ fn parse(message: &[u8]) -> Said {
     for line in message.split(|b| *b == b'\n') {
         if line == b"READY=1" {
             said.ready = true;
+        } else if line == b"WATCHDOG=1" {
+            said.alive = true;
         } else if let Some(status) = line.strip_prefix(b"STATUS=") {
             said.status = Some(cut(String::from_utf8_lossy(status).into_owned(), STATUS_BYTES));
         }
@@ -75,8 +79,10 @@ mod tests {
 
     #[test]
     fn lines_of_a_message() {
-        assert_eq!(parse(b"READY=1\nSTATUS=up"), Said { ready: true, status: Some("up".into()) });
-        assert_eq!(parse(b"READY=0\nMAINPID=3\nSTATUS="), Said { ready: false, status: Some(String::new()) });
+        assert_eq!(parse(b"READY=1\nSTATUS=up"), Said { ready: true, alive: false, status: Some("up".into()) });
+        let said = Said { ready: false, alive: true, status: Some(String::new()) };
+        assert_eq!(parse(b"READY=0\nMAINPID=3\nSTATUS=\nWATCHDOG=1"), said);
+        assert!(!parse(b"WATCHDOG=0\nWATCHDOG_USEC=1").alive);
         let long = [b"STATUS=".to_vec(), "ü".repeat(600).into_bytes(), b"x".to_vec()].concat();
         let status = parse(&long).status.unwrap();
         assert!(status.len() <= STATUS_BYTES && status.chars().all(|c| c == 'ü'));

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use proto::worker::{BootSpec, Evidence, Ready};
 
+use crate::ending::FAR;
 use crate::look::{Looker, Seen};
 use crate::net::Address;
-use crate::run::FAR;
 use crate::sys;
 
 /// The time between two looks, at least. It grows to 2 % of the time booted so far.

@@ -11,8 +11,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
-use proto::worker::{Bytes, TAIL_BYTES};
+use proto::worker::{BootSpec, Bytes, TAIL_BYTES};
 
+use crate::report::last_lines;
 use crate::sys;
 use crate::tail::Tail;
 
@@ -61,8 +62,12 @@ enum Sink {
 }
 
 impl Relay {
-    /// Reads the app's stdout and stderr from these pipes' ends.
-    pub(crate) fn new(pipes: [OwnedFd; 2], prefix: Option<String>) -> Self {
+    /// Reads the app's stdout and stderr from these pipes' ends; its lines are prefixed where that was ordered.
+    pub(crate) fn new(pipes: [OwnedFd; 2], spec: &BootSpec) -> Self {
+        Self::with_prefix(pipes, spec.log_prefix.then(|| format!("[slot {} phase {}] ", spec.slot, spec.phase)))
+    }
+
+    fn with_prefix(pipes: [OwnedFd; 2], prefix: Option<String>) -> Self {
         let [out, err] = pipes;
         Self {
             streams: [Stream::new(out, 1), Stream::new(err, 2)],
@@ -85,12 +90,12 @@ impl Relay {
             tail.extend_from_slice(&stream.line);
             tail.push(b'\n');
         }
-        if let Some(over) = tail.len().checked_sub(TAIL_BYTES).filter(|over| *over > 0) {
-            // From the first whole line on; where there is but the end of one line, from its first byte that fits.
-            let rest = tail[over - 1..].iter().position(|b| *b == b'\n').filter(|rest| over + rest < tail.len());
-            tail.drain(..over + rest.unwrap_or(0));
-        }
-        tail
+        last_lines(tail, TAIL_BYTES)
+    }
+
+    /// Nobody can print any more, and everything has been passed on.
+    pub(crate) fn is_over(&self) -> bool {
+        self.streams.iter().all(|s| s.pipe.is_none() && s.line.is_empty() && s.waiting() == 0)
     }
 
     /// How many lines were dropped.
@@ -335,7 +340,7 @@ mod tests {
         let (out, app_out) = nix::unistd::pipe().unwrap();
         let (err, _) = nix::unistd::pipe().unwrap();
         let (reader, sink) = nix::unistd::pipe().unwrap();
-        let mut relay = Relay::new([out, err], prefix.map(String::from));
+        let mut relay = Relay::with_prefix([out, err], prefix.map(String::from));
         fcntl(&sink, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         relay.streams[0].sink = Sink::Own(sink);
         relay.streams[1].sink = Sink::Dead;

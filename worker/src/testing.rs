@@ -25,5 +25,12 @@ pub(crate) fn spec() -> BootSpec {
         control_socket: b"/run/phased/app.sock".to_vec(),
         token: "t0k3n".into(),
         log_prefix: false,
+        task: proto::worker::Task::Serve,
+        env_file: None,
+        before_boot: None,
+        checks: Vec::new(),
+        check_timeout_ms: 5000,
+        watchdog_ms: None,
+        max_memory: None,
     }
 }

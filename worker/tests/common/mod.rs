@@ -5,6 +5,7 @@
 
 pub mod sys;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{PipeReader, Read, Write, pipe};
 use std::net::TcpListener;
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proto::worker::{
-    BootReport, BootSpec, Command as AppCommand, Evidence, ExitReport, FromWorker, Listener, Ready, Stage, ToWorker,
+    BootReport, BootSpec, Command as AppCommand, Evidence, ExitReport, FromWorker, HookCommand, HookSpec, Listener,
+    Ready, Stage, Task, ToWorker,
 };
 use proto::{Hello, Inbox, Incarnation, Phase, Slot};
 use tempfile::TempDir;
@@ -67,7 +69,35 @@ pub fn spec(release: &Release, words: &[&str], listeners: &[&TcpListener]) -> Bo
         control_socket: b"/run/phased/app.sock".to_vec(),
         token: "t0k3n".into(),
         log_prefix: false,
+        task: Task::Serve,
+        env_file: None,
+        before_boot: None,
+        checks: Vec::new(),
+        check_timeout_ms: 5000,
+        watchdog_ms: None,
+        max_memory: None,
     })
+}
+
+/// An app that lives until it is ended, ready as soon as it runs.
+pub fn idle(release: &Release, token: &str, listeners: &[&TcpListener]) -> Box<BootSpec> {
+    let mut order = spec(release, &["sleep", "1000"], listeners);
+    order.ready = Ready::Alive(1);
+    order.token = token.into();
+    order
+}
+
+/// An order to run a hook.
+pub fn hook(release: &Release, command: HookCommand, input: &[u8]) -> Box<BootSpec> {
+    let mut order = spec(release, &["no-such-app"], &[]);
+    let name = "--before-rollout".into();
+    order.task = Task::Hook(Box::new(HookSpec { name, command, input: input.to_vec(), timeout_ms: 30_000 }));
+    order
+}
+
+/// An order to run this line as a hook.
+pub fn hook_line(release: &Release, line: &str) -> Box<BootSpec> {
+    hook(release, HookCommand::Shell(line.into()), b"")
 }
 
 /// A worker, its reports and its output.
@@ -195,6 +225,33 @@ impl Worker {
         self.seen.iter().filter_map(|r| if let FromWorker::Stage(s) = r { Some(*s) } else { None }).collect()
     }
 
+    /// Reads reports until the hook is over.
+    pub fn hook_done(&mut self) {
+        match self.until(|r| matches!(r, FromWorker::HookDone { .. } | FromWorker::BootFailed(_))) {
+            FromWorker::HookDone { .. } => {}
+            other => panic!("{other:#?}"),
+        }
+    }
+
+    /// Waits until the worker sleeps; for how long, `None` for ever.
+    pub fn sleeps(&self) -> Option<Duration> {
+        loop {
+            assert!(Instant::now() < self.deadline, "it does not sleep; so far: {:#?}\n{}", self.seen, self.printed());
+            let call = fs::read_to_string(format!("/proc/{}/syscall", self.child.id())).unwrap_or_default();
+            let words: Vec<&str> = call.split_whitespace().collect();
+            let timeout = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).unwrap() as u32 as i32;
+            match words[..] {
+                // poll(2) on x86-64: a number of milliseconds, rounded up to a minute at most.
+                ["7", _, _, ms, ..] if timeout(ms) < 0 => return None,
+                ["7", _, _, ms, ..] if timeout(ms) > 0 => return Some(Duration::from_millis(timeout(ms) as u64)),
+                // ppoll(2), on both: a pointer.
+                ["73" | "271", _, _, "0x0", ..] => return None,
+                ["73" | "271", ..] => return Some(Duration::ZERO),
+                _ => std::thread::yield_now(),
+            }
+        }
+    }
+
     /// Waits until the worker has looked at its app from now on: each look listens again.
     pub fn until_looked(&mut self, socket: &TcpListener) {
         sys::listen(socket, 1);
@@ -291,6 +348,12 @@ impl Drop for Worker {
 /// A listener on a free port.
 pub fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+/// What a process's environment was when it began.
+pub fn environment(text: &str) -> BTreeMap<String, String> {
+    let entries = text.split('\0').filter_map(|entry| entry.trim_start_matches('\n').split_once('='));
+    entries.map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 /// Whether a process is there and not a zombie.
