@@ -12,19 +12,23 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2};
 use proto::worker::{Evidence, FIRST_LISTENER_FD, FromWorker, REPORT_FD, Stage, ToWorker};
 use proto::{CodecError, Inbox, Incarnation, Outbox, Phase, Slot};
-use rollout::ReleaseId;
+use rollout::{ReleaseId, Role};
 
+use crate::listener::Listener;
 use crate::timers::unix_millis;
 
 /// The worker's executable, opened once, so that a package upgrade under a living master cannot mix versions.
 #[derive(Debug)]
 pub(crate) struct WorkerExe {
     fd: OwnedFd,
+    /// How many files a process may open, soft and hard, as the master was started.
+    files: (u64, u64),
 }
 
 impl WorkerExe {
@@ -41,8 +45,22 @@ impl WorkerExe {
             .with_context(|| format!("cannot execute {} (set PHASED_WORKER to where it is)", path.display()))?;
         let fd = open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .with_context(|| format!("cannot open {}", path.display()))?;
-        Ok(Self { fd })
+        let files = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+        // Each worker costs two fds here; the usual 1024 would end a site of some hundreds. Programs that use select(2)
+        // need the usual one, so workers and apps get it back (see Child::spawn).
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, files.1, files.1);
+        Ok(Self { fd, files })
     }
+}
+
+/// What a worker is to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    pub(crate) id: Incarnation,
+    pub(crate) slot: Slot,
+    pub(crate) phase: Phase,
+    pub(crate) release: ReleaseId,
+    pub(crate) role: Role,
 }
 
 /// A worker process.
@@ -65,6 +83,12 @@ pub(crate) struct Child {
     pub(crate) stage: Stage,
     /// Its boot's end was told.
     pub(crate) reported: bool,
+    /// What it is for.
+    pub(crate) role: Role,
+    /// What its app held when it had outgrown its memory, in bytes.
+    pub(crate) outgrown: Option<u64>,
+    /// A rehearsal's own listening sockets.
+    pub(crate) private: Vec<Listener>,
     commands: Option<File>,
     outbox: Outbox<ToWorker>,
     reports: Option<File>,
@@ -85,13 +109,8 @@ impl Child {
     ///
     /// # Errors
     /// The system call's own error, when a pipe or a process cannot be made.
-    pub(crate) fn spawn(
-        exe: &WorkerExe,
-        listeners: &[BorrowedFd<'_>],
-        name: &str,
-        seat: (Incarnation, Slot, Phase, ReleaseId),
-    ) -> Result<Self, Errno> {
-        let (id, slot, phase, release) = seat;
+    pub(crate) fn spawn(exe: &WorkerExe, listeners: &[BorrowedFd<'_>], name: &str, seat: Seat) -> Result<Self, Errno> {
+        let Seat { id, slot, phase, release, role } = seat;
         let (commands_theirs, commands) = pipe2(OFlag::O_CLOEXEC)?;
         let (reports, reports_theirs) = pipe2(OFlag::O_CLOEXEC)?;
         for ours in [&commands, &reports] {
@@ -107,9 +126,16 @@ impl Child {
         attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
         attributes.set_sigmask(&SigSet::empty())?;
         attributes.set_sigdefault(&SigSet::all())?;
-        let argv = [c"worker".to_owned(), c_string(format!("{name} slot {slot}").into())];
+        // For whoever reads `ps`.
+        let what = match role {
+            Role::Serve => format!("{name} slot {slot}"),
+            other => format!("{name} {other}"),
+        };
+        let argv = [c"worker".to_owned(), c_string(what.into())];
         let path = c_string(format!("/proc/self/fd/{}", exe.fd.as_raw_fd()).into());
         let pid = posix_spawn(path.as_c_str(), &actions, &attributes, &argv, &environment())?;
+        // Before its order to boot is sent: no app can have inherited ours.
+        crate::sys::limit_files(pid.as_raw(), exe.files.0, exe.files.1);
         Ok(Self {
             id,
             slot,
@@ -124,11 +150,19 @@ impl Child {
             greeted: false,
             stage: Stage::Spawn,
             reported: false,
+            role,
+            outgrown: None,
+            private: Vec::new(),
             commands: Some(commands.into()),
             outbox: Outbox::default(),
             reports: Some(reports.into()),
             inbox: Inbox::default(),
         })
+    }
+
+    /// Whether it boots an app: a hook is none.
+    pub(crate) fn is_app(&self) -> bool {
+        matches!(self.role, Role::Serve | Role::Rehearse)
     }
 
     pub(crate) fn reports_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -233,6 +267,15 @@ pub(crate) fn reserve_fds(inherited: Vec<OwnedFd>, more: usize) -> Result<Vec<Ow
         }
         let _stays = fd.into_raw_fd();
     }
+}
+
+/// Moves an fd that was handed down out of the way of what workers inherit, and keeps it from them.
+///
+/// # Errors
+/// When no fd is left.
+pub(crate) fn move_up(fd: OwnedFd) -> Result<OwnedFd> {
+    let number = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(100)).context("cannot move an inherited fd")?;
+    Ok(crate::sys::own(number))
 }
 
 fn c_string(text: OsString) -> CString {

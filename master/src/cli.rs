@@ -1,16 +1,30 @@
-//! The command line of `master`: what was asked for, checked as far as that needs no file.
+//! The command line of `master`: every option, and what goes together. Each long option is a key of `--config`'s file,
+//! too; where a value came from is in [`Origins`].
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::Parser;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{CommandFactory, Parser};
 use nix::sys::signal::Signal;
-use proto::worker::Ready;
+use proto::Surge;
+use proto::worker::{Check, Ready};
 use rollout::MAX_WORKERS;
 
 use crate::address::Address;
+use crate::sources::{self, Origins, Wrong};
+use crate::value::{self, ReadyHow};
+
+pub(crate) use crate::value::{millis, name as parse_name};
+
+const BOOT: &str = "Boot and stop";
+const CHECKS: &str = "Checks";
+const ROLLOUT: &str = "Rollout";
+const HOOKS: &str = "Hooks (lines for sh, run in the release)";
+const LIVENESS: &str = "Liveness";
+const PLACES: &str = "Places and log";
 
 /// Changes the code under a running application without dropping a request, and refuses code that does not boot.
 #[derive(Debug, Parser)]
@@ -19,7 +33,8 @@ use crate::address::Address;
     version,
     max_term_width = 110,
     override_usage = "master --dir DIR [options] [-- COMMAND [ARG]...]",
-    after_help = "Signals: TERM, INT stop · QUIT halt · USR1 phased restart · TTIN, TTOU one worker more, fewer.\n\
+    after_help = "D is a duration: 300ms, 5s, 2m.\n\
+                  Signals: TERM, INT stop · QUIT halt · USR1 phased restart · TTIN, TTOU one worker more, fewer.\n\
                   Exit codes: 0 stopped · 1 failure · 2 usage · 3 no worker could boot at first start.\n\
                   Example: master --dir /app/current --listen tcp://127.0.0.1:8080 --workers 4 -- gunicorn -w 1 app:app"
 )]
@@ -45,131 +60,189 @@ pub(crate) struct Cli {
     pub(crate) listen: Vec<Address>,
 
     /// A variable for the app; {release}, {slot}, {phase}, {fd}, {addr} expand; repeatable
-    #[arg(long, value_name = "K=V", value_parser = parse_env)]
+    #[arg(long, value_name = "K=V", value_parser = value::env)]
     pub(crate) env: Vec<(OsString, OsString)>,
 
-    /// What counts as ready: auto, accepting, notify, alive:DURATION
-    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = ReadyHow::parse)]
+    /// Variables for the app, one K=V a line; relative to the release, read at every boot; --env wins
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Option<PathBuf>,
+
+    /// These options as TOML: `workers = 4`, `listen = ["tcp://…"]`; the command line and the environment win over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Print every setting and where it came from, and start nothing; exit code 2 when something is wrong
+    #[arg(long)]
+    pub(crate) check_config: bool,
+
+    /// What counts as ready: auto, accepting, notify, alive:D
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = ReadyHow::parse, help_heading = BOOT)]
     pub(crate) ready: ReadyHow,
 
     /// How long a boot may take
-    #[arg(long, value_name = "D", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, value_name = "D", default_value = "60s", value_parser = value::duration, help_heading = BOOT)]
     pub(crate) boot_timeout: Duration,
 
-    /// Extra app instances while workers are replaced
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WORKERS)))]
-    pub(crate) surge: u32,
-
-    /// How many slots may be without a ready worker meanwhile
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WORKERS)))]
-    pub(crate) max_unavailable: u32,
-
-    /// Quiet time after the last worker is ready, before a release is promoted
-    #[arg(long, value_name = "D", default_value = "5s", value_parser = parse_duration)]
-    pub(crate) soak: Duration,
-
     /// The signal that asks the app to finish
-    #[arg(long, value_name = "SIG", default_value = "TERM", value_parser = parse_signal)]
+    #[arg(long, value_name = "SIG", default_value = "TERM", value_parser = value::signal, help_heading = BOOT)]
     pub(crate) stop_signal: Signal,
 
     /// How long it may take to finish before it is killed
-    #[arg(long, value_name = "D", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = value::duration, help_heading = BOOT)]
     pub(crate) drain_timeout: Duration,
 
+    /// What a release has to pass before it serves anybody: http:/PATH (2xx), http://HOST/PATH (HOST is only the Host header)
+    /// or exec:COMMAND (exit status 0); repeatable
+    #[arg(long, value_name = "CHECK", value_parser = value::check, help_heading = CHECKS)]
+    pub(crate) check: Vec<Check>,
+
+    /// How long each check may take, from ready on
+    #[arg(long, value_name = "D", default_value = "5s", value_parser = value::some_timeout, help_heading = CHECKS)]
+    pub(crate) check_timeout: Duration,
+
+    /// Go without the rehearsal that any --check brings; http checks are asked in rehearsals only
+    #[arg(long, help_heading = CHECKS)]
+    pub(crate) no_rehearse: bool,
+
+    /// Extra app instances while workers are replaced: a number, or a share of the workers (25%)
+    #[arg(long, value_name = "N|P%", default_value = "1", help_heading = ROLLOUT)]
+    pub(crate) surge: Surge,
+
+    /// How many slots may be without a ready worker meanwhile
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WORKERS)), help_heading = ROLLOUT)]
+    pub(crate) max_unavailable: u32,
+
+    /// Replace so many workers first, and watch them for a while
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WORKERS)), help_heading = ROLLOUT)]
+    pub(crate) canary: u32,
+
+    /// How long to watch them [default: as --soak]
+    #[arg(long, value_name = "D", value_parser = value::duration, help_heading = ROLLOUT)]
+    pub(crate) canary_soak: Option<Duration>,
+
+    /// Quiet time after the last worker is ready, before a release is promoted
+    #[arg(long, value_name = "D", default_value = "5s", value_parser = value::duration, help_heading = ROLLOUT)]
+    pub(crate) soak: Duration,
+
+    /// Roll back by itself unless `ctl confirm` comes within this time after the promotion
+    #[arg(long, value_name = "D", value_parser = value::some_time, help_heading = ROLLOUT)]
+    pub(crate) confirm_within: Option<Duration>,
+
+    /// Once a rollout, before anything else of the new release runs (migrations); a failure refuses the release
+    #[arg(long, value_name = "CMD", value_parser = OsStringValueParser::new().try_map(value::line), help_heading = HOOKS)]
+    pub(crate) before_rollout: Option<OsString>,
+
+    /// The same, with the `release:` line of the release's Procfile, if it has one
+    #[arg(long, help_heading = HOOKS)]
+    pub(crate) release_phase: bool,
+
+    /// Before every app, in its environment and within the boot timeout; a failure is a failed boot
+    #[arg(long, value_name = "CMD", value_parser = OsStringValueParser::new().try_map(value::line), help_heading = HOOKS)]
+    pub(crate) before_boot: Option<OsString>,
+
+    /// After a promotion, with the rollout's JSON on stdin; changes nothing
+    #[arg(long, value_name = "CMD", value_parser = OsStringValueParser::new().try_map(value::line), help_heading = HOOKS)]
+    pub(crate) on_promote: Option<OsString>,
+
+    /// After a rollout that failed, with its JSON on stdin; changes nothing
+    #[arg(long, value_name = "CMD", value_parser = OsStringValueParser::new().try_map(value::line), help_heading = HOOKS)]
+    pub(crate) on_failure: Option<OsString>,
+
+    /// How long each of them may take (--before-boot: the boot timeout)
+    #[arg(long, value_name = "D", default_value = "5m", value_parser = value::some_timeout, help_heading = HOOKS)]
+    pub(crate) hook_timeout: Duration,
+
+    /// Replace an app that does not say WATCHDOG=1 at least this often (it is told by WATCHDOG_USEC)
+    #[arg(long, value_name = "D", value_parser = value::some_time, help_heading = LIVENESS)]
+    pub(crate) watchdog: Option<Duration>,
+
+    /// Replace an app whose processes together hold more memory: 512M, 1.5G, or bytes
+    #[arg(long, value_name = "SIZE", value_parser = value::size, help_heading = LIVENESS)]
+    pub(crate) max_memory: Option<u64>,
+
+    /// Replace an app that is older than this
+    #[arg(long, value_name = "D", value_parser = value::some_time, help_heading = LIVENESS)]
+    pub(crate) max_age: Option<Duration>,
+
     /// Names the control socket, the state and the log lines [default: the name of DIR's parent, or of DIR at the root]
-    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    #[arg(long, value_name = "NAME", value_parser = value::name, help_heading = PLACES)]
     pub(crate) name: Option<String>,
 
     /// The control socket [default: NAME.sock in the runtime directory]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help_heading = PLACES)]
     pub(crate) socket: Option<PathBuf>,
 
-    /// A folder for state, made at start; nothing is read from it yet [default: $STATE_DIRECTORY, else XDG state/NAME]
-    #[arg(long, value_name = "DIR")]
+    /// What outlives the master: the known-good release, refused ones, the history [default: $STATE_DIRECTORY, else
+    /// NAME in the XDG state folder]
+    #[arg(long, value_name = "DIR", help_heading = PLACES)]
     pub(crate) state: Option<PathBuf>,
 
+    /// Write a newline to this open file descriptor when the first start is over, and close it (s6)
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(3..), help_heading = PLACES)]
+    pub(crate) notify_fd: Option<i32>,
+
     /// The log on stderr: text or json
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"], help_heading = PLACES)]
     pub(crate) log_format: String,
 
     /// Put slot and phase before each line that the app prints
-    #[arg(long)]
+    #[arg(long, help_heading = PLACES)]
     pub(crate) log_prefix: bool,
 }
 
-/// `--ready`, before it is known whether there are listeners.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReadyHow {
-    Auto,
-    Explicit(Ready),
-}
-
-/// How long an app without listeners has to live when nothing was said about readiness.
-const ALIVE_BY_DEFAULT: Duration = Duration::from_secs(2);
-
-impl ReadyHow {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "accepting" => Ok(Self::Explicit(Ready::Accepting)),
-            "notify" => Ok(Self::Explicit(Ready::Notify)),
-            _ => match text.strip_prefix("alive:").map(parse_duration) {
-                Some(Ok(time)) => Ok(Self::Explicit(Ready::Alive(millis(time)))),
-                Some(Err(e)) => Err(e),
-                None => Err("auto, accepting, notify or alive:DURATION (alive:5s)".into()),
-            },
-        }
-    }
-
-    /// What the workers look for.
-    pub(crate) fn resolve(self, listeners: bool) -> Ready {
-        match self {
-            Self::Explicit(ready) => ready,
-            Self::Auto if listeners => Ready::Accepting,
-            Self::Auto => Ready::NotifyOrAlive(millis(ALIVE_BY_DEFAULT)),
-        }
-    }
-}
-
 impl Cli {
-    /// Parses the process's arguments; usage errors, `--help` and `--version` end the process here.
-    pub(crate) fn from_args() -> Self {
-        let mut cli = Self::parse();
-        if let Err(error) = cli.check() {
-            use clap::CommandFactory;
-            Self::command().error(clap::error::ErrorKind::ValueValidation, error).exit();
-        }
-        cli
+    /// Takes the process's arguments, its environment and the file of `--config` together. Usage errors, `--help` and
+    /// `--version` end the process here.
+    pub(crate) fn from_args() -> (Self, Origins) {
+        let gathered = sources::gather(std::env::args_os().collect(), &|key| std::env::var_os(key));
+        let checked = gathered.and_then(|(cli, origins)| match cli.check(&origins) {
+            Ok(()) => Ok((cli, origins)),
+            Err(error) => Err(Wrong::usage(error)),
+        });
+        checked.unwrap_or_else(|wrong| wrong.exit())
     }
 
-    /// Works out what clap cannot, and checks what goes together.
-    fn check(&mut self) -> Result<()> {
-        if self.workers.is_none() {
-            self.workers = web_concurrency(std::env::var("WEB_CONCURRENCY").ok())?;
-        }
-        if self.surge == 0 && self.max_unavailable == 0 {
-            bail!("--surge 0 needs --max-unavailable 1 or more: with neither, no worker could ever be replaced");
+    /// Checks what goes together.
+    pub(crate) fn check(&self, origins: &Origins) -> Result<()> {
+        // Where an option stands that is not on the command line.
+        let at = |id| origins.of(id).aside();
+        if self.surge.is_zero() && self.max_unavailable == 0 {
+            bail!(
+                "--surge {}{} needs --max-unavailable 1 or more: with neither, no worker could ever be replaced",
+                self.surge,
+                at("surge")
+            );
         }
         for (n, address) in self.listen.iter().enumerate() {
             if let Some(name) = &address.name
                 && self.listen[..n].iter().any(|a| a.name.as_ref() == Some(name))
             {
-                bail!("--listen: two sockets are named '{name}'");
+                bail!("--listen{}: two sockets are named '{name}'", at("listen"));
             }
         }
-        if self.ready == ReadyHow::Explicit(Ready::Accepting) && self.listen.is_empty() && !inherits_sockets() {
-            bail!("--ready accepting needs a socket to accept on: add --listen, or use --ready notify or alive:5s");
+        let sockets = !self.listen.is_empty() || inherits_sockets();
+        if self.ready == ReadyHow::Explicit(Ready::Accepting) && !sockets {
+            bail!(
+                "--ready accepting{} needs a socket to accept on: add --listen, or use --ready notify or alive:5s",
+                at("ready")
+            );
+        }
+        if !sockets && self.check.iter().any(|check| matches!(check, Check::Http { .. })) {
+            bail!("--check http:…{} needs a socket to ask on: add --listen, or use --check exec:COMMAND", at("check"));
+        }
+        if self.release_phase && self.before_rollout.is_some() {
+            bail!(
+                "--release-phase{} and --before-rollout{} cannot go together: both say what runs before a rollout",
+                at("release_phase"),
+                at("before_rollout")
+            );
         }
         Ok(())
     }
-}
 
-/// `$WEB_CONCURRENCY`, where it says something.
-fn web_concurrency(value: Option<String>) -> Result<Option<u32>> {
-    let Some(value) = value.filter(|v| !v.trim().is_empty()) else { return Ok(None) };
-    match value.trim().parse() {
-        Ok(n) if (1..=MAX_WORKERS).contains(&n) => Ok(Some(n)),
-        _ => bail!("$WEB_CONCURRENCY is '{value}': a number from 1 to {MAX_WORKERS} (or use --workers)"),
+    /// The options as clap knows them.
+    pub(crate) fn options() -> clap::Command {
+        Self::command()
     }
 }
 
@@ -177,95 +250,4 @@ fn web_concurrency(value: Option<String>) -> Result<Option<u32>> {
 pub(crate) fn inherits_sockets() -> bool {
     std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string())
         && std::env::var("LISTEN_FDS").is_ok_and(|n| n.parse::<u32>().is_ok_and(|n| n > 0))
-}
-
-/// Milliseconds of a duration, as the protocol carries them.
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let duration = humantime::parse_duration(text).map_err(|e| format!("{e} (300ms, 5s, 2m)"))?;
-    // A year is no timeout; beyond it deadlines could overflow.
-    if duration > Duration::from_secs(365 * 24 * 3600) {
-        return Err("at most a year".into());
-    }
-    Ok(duration)
-}
-
-fn parse_signal(text: &str) -> Result<Signal, String> {
-    let upper = text.to_ascii_uppercase();
-    let long = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    let by_number = || text.parse::<i32>().ok().and_then(|n| Signal::try_from(n).ok());
-    let signal = long.parse::<Signal>().ok().or_else(by_number);
-    match signal {
-        Some(Signal::SIGKILL | Signal::SIGSTOP) => Err("no app can finish on that signal".into()),
-        Some(signal) => Ok(signal),
-        None => Err("not a signal (TERM, QUIT, INT, USR1 …)".into()),
-    }
-}
-
-fn parse_env(text: &str) -> Result<(OsString, OsString), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
-        _ => Err("K=V, with a name before the '='".into()),
-    }
-}
-
-/// A name becomes part of file names.
-pub(crate) fn parse_name(text: &str) -> Result<String, String> {
-    let good = |c: char| c.is_alphanumeric() || "._-@+".contains(c);
-    if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(good) {
-        return Err("a name has 1 to 64 letters, digits or ._-@+ and does not begin with a dot".into());
-    }
-    Ok(text.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn readiness_is_parsed() {
-        assert_eq!(ReadyHow::parse("alive:300ms"), Ok(ReadyHow::Explicit(Ready::Alive(300))));
-        assert!(ReadyHow::parse("alive").is_err());
-        assert!(ReadyHow::parse("alive:soon").is_err());
-        assert_eq!(ReadyHow::Auto.resolve(true), Ready::Accepting);
-        assert_eq!(ReadyHow::Auto.resolve(false), Ready::NotifyOrAlive(2000));
-    }
-
-    #[test]
-    fn signals_have_many_spellings() {
-        for text in ["TERM", "SIGTERM", "term", "15"] {
-            assert_eq!(parse_signal(text), Ok(Signal::SIGTERM), "{text}");
-        }
-        assert!(parse_signal("KILL").is_err());
-        assert!(parse_signal("NONE").is_err());
-    }
-
-    #[test]
-    fn an_empty_variable_says_nothing() {
-        let parse = |text: &str| web_concurrency(Some(text.into()));
-        assert_eq!(parse("").unwrap(), None);
-        assert_eq!(parse("3").unwrap(), Some(3));
-        assert!(parse("abc").unwrap_err().to_string().contains("WEB_CONCURRENCY is 'abc'"));
-        assert!(parse("0").is_err());
-    }
-
-    #[test]
-    fn names_become_file_names() {
-        assert!(parse_name("shop-2").is_ok());
-        for bad in ["", "..", "a/b", ".x", "a b"] {
-            assert!(parse_name(bad).is_err(), "{bad}");
-        }
-    }
 }

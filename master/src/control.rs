@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::Uid;
@@ -21,6 +21,7 @@ use proto::control::{Code, Reply, Request};
 use proto::{Hello, Inbox, Outbox};
 
 use crate::listener::clear_stale;
+use crate::lock::{Lock, NotTaken};
 
 /// How long a client may take until its request is there.
 pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -57,6 +58,8 @@ pub(crate) enum Heard {
 pub(crate) struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// From before the look whether somebody listens until after the path is removed.
+    lock: Option<Lock>,
     /// Device and inode of the socket that we made there, until it is removed.
     inode: Option<(u64, u64)>,
     clients: BTreeMap<u64, Client>,
@@ -66,11 +69,13 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Binds the control socket, mode 0600, in a folder that is made with mode 0700 where it is missing.
+    /// Binds the control socket of the master of `dir`, mode 0600, in a folder that is made with mode 0700 where it is
+    /// missing. A lock beside it (`PATH.lock`) keeps two masters that start in the same instant from both finding
+    /// nobody there.
     ///
     /// # Errors
     /// Names the path, and the pid of a living master that holds it.
-    pub(crate) fn bind(path: &Path) -> Result<Self> {
+    pub(crate) fn bind(path: &Path, dir: &Path) -> Result<Self> {
         if let Some(folder) = path.parent() {
             fs::DirBuilder::new()
                 .recursive(true)
@@ -78,6 +83,7 @@ impl Control {
                 .create(folder)
                 .with_context(|| format!("cannot make {} for the control socket", folder.display()))?;
         }
+        let lock = Some(lock(path, dir)?);
         clear_stale(path).with_context(|| format!("control socket {}", path.display()))?;
         let before = umask(Mode::from_bits_truncate(0o177));
         let bound = UnixListener::bind(path);
@@ -88,7 +94,7 @@ impl Control {
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXALLOWABLE)?;
         listener.set_nonblocking(true)?;
         let inode = inode_of(path);
-        Ok(Self { listener, path: path.to_owned(), inode, clients: BTreeMap::new(), next: 1, spare: spare() })
+        Ok(Self { listener, path: path.to_owned(), lock, inode, clients: BTreeMap::new(), next: 1, spare: spare() })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -179,7 +185,12 @@ impl Control {
             return;
         }
         if client.outbox.push(reply).is_err() {
-            tracing::error!("an answer is larger than a frame and was not sent");
+            let message = "the answer is larger than the protocol allows";
+            tracing::error!("control socket: {message}");
+            if last {
+                let message = message.into();
+                let _ = client.outbox.push(&Reply::Error { code: Code::Failed, message, report: None });
+            }
         }
         client.closing |= last;
     }
@@ -230,9 +241,11 @@ impl Control {
         }
     }
 
-    /// Before the process ends: what is still to be said is said, for a second at most a client.
+    /// Before the process ends: what is still to be said is said, for a second at most a client. Whoever hears that
+    /// the master has stopped finds the path free.
     pub(crate) fn finish(&mut self) {
         self.unlink();
+        self.lock = None;
         for client in self.clients.values_mut() {
             let _ = client.stream.set_nonblocking(false);
             let _ = client.stream.set_write_timeout(Some(Duration::from_secs(1)));
@@ -245,6 +258,21 @@ impl Control {
 impl Drop for Control {
     fn drop(&mut self) {
         self.unlink();
+    }
+}
+
+fn lock(path: &Path, dir: &Path) -> Result<Lock> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = PathBuf::from(name);
+    match Lock::take(&file, dir) {
+        Ok(lock) => Ok(lock),
+        Err(NotTaken::Held(holder)) => {
+            bail!("{holder} has the control socket {}; stop it, or give --socket / --name", path.display())
+        }
+        Err(NotTaken::Failed(error)) => Err(error).with_context(|| {
+            format!("cannot lock {} (another user's? remove it if no master of theirs runs)", file.display())
+        }),
     }
 }
 

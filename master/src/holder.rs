@@ -3,12 +3,31 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::sys::socket::{getsockopt, sockopt};
 
 /// The process that listens on a port, as `pid 4711 (nginx)`.
 pub(crate) fn of_port(address: SocketAddr) -> Option<String> {
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| listening_inode(table, address))?;
+    of_socket(&inode)
+}
+
+/// The process that listens at a Unix socket's path.
+pub(crate) fn of_path(path: &Path) -> Option<String> {
+    // Num RefCount Protocol Flags Type St Inode Path; the flag is __SO_ACCEPTCON of a listening socket (proc_net(5)).
+    let text = fs::read("/proc/net/unix").ok()?;
+    let inode = text.split(|b| *b == b'\n').skip(1).find_map(|line| {
+        let line = line.strip_suffix(path.as_os_str().as_bytes())?.strip_suffix(b" ")?;
+        let fields: Vec<&str> = std::str::from_utf8(line).ok()?.split_whitespace().collect();
+        (fields.get(3) == Some(&"00010000")).then(|| fields.get(6).map(ToString::to_string))?
+    })?;
+    of_socket(&inode)
+}
+
+/// A process that has this socket.
+fn of_socket(inode: &str) -> Option<String> {
     let link = format!("socket:[{inode}]");
     for process in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };

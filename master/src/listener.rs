@@ -7,11 +7,10 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -19,8 +18,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname, getsockopt, listen,
-    setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt,
+    listen, setsockopt, socket, sockopt,
 };
 use nix::unistd::{Gid, Group, chown};
 
@@ -77,6 +76,35 @@ impl Listener {
         }
         let place = Place::Tcp(SocketAddr::from(([0, 0, 0, 0], 0)));
         let mut listener = Self { name, fd, place, spare: None, inherited: true };
+        listener.read_place()?;
+        Ok(listener)
+    }
+
+    /// A socket of the same kind and name for a rehearsal: on a loopback address and a port of the kernel's choice, or at a
+    /// path beside this one's. A service manager's folder need not be ours to write in, and a longer path may be too long: then
+    /// it is at `spare`, which no other socket has. It goes away with the value.
+    ///
+    /// # Errors
+    /// Names the addresses and the reasons.
+    pub(crate) fn private(&self, spare: &Path) -> Result<Self> {
+        match &self.place {
+            Place::Tcp(SocketAddr::V4(_)) => self.private_at(Place::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))),
+            Place::Tcp(SocketAddr::V6(_)) => self.private_at(Place::Tcp(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)))),
+            Place::Unix { path, .. } => {
+                let at = |path| self.private_at(Place::Unix { path, mode: Some(0o600), group: None });
+                at(beside(path, "r")).or_else(|why| at(spare.to_owned()).with_context(|| format!("{why:#}; and")))
+            }
+        }
+    }
+
+    fn private_at(&self, place: Place) -> Result<Self> {
+        let fd = open(&place)?;
+        let spare = match &place {
+            // Its one link: removed in the end, and never put back.
+            Place::Unix { path, .. } => Some(path.clone()),
+            Place::Tcp(_) => None,
+        };
+        let mut listener = Self { name: self.name.clone(), fd, place, spare, inherited: false };
         listener.read_place()?;
         Ok(listener)
     }
@@ -155,7 +183,7 @@ impl Listener {
         if self.inherited {
             return;
         }
-        let spare = spare_path(path);
+        let spare = beside(path, "phased");
         let _ = fs::remove_file(&spare);
         self.spare = fs::hard_link(path, &spare).is_ok().then_some(spare);
     }
@@ -197,10 +225,12 @@ impl Drop for Listener {
     }
 }
 
-fn spare_path(path: &Path) -> PathBuf {
+/// A hidden neighbour of a path.
+pub(crate) fn beside(path: &Path, extension: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(".phased");
+    name.push(".");
+    name.push(extension);
     path.with_file_name(name)
 }
 
@@ -283,16 +313,28 @@ pub(crate) fn clear_stale(path: &Path) -> Result<()> {
     if !kind.is_socket() {
         bail!("{} exists and is not a socket", path.display());
     }
-    match UnixStream::connect(path) {
+    match try_connect(path) {
         Ok(stream) => {
             let holder = holder::of_peer(stream.as_fd()).unwrap_or_else(|| "another process".into());
             bail!("address in use: {holder} listens there")
         }
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+        Err(Errno::EAGAIN) => {
+            let holder = holder::of_path(path).unwrap_or_else(|| "another process".into());
+            bail!("address in use: {holder} listens there, and takes no connection")
+        }
+        Err(Errno::ECONNREFUSED) => {
             fs::remove_file(path).with_context(|| format!("cannot remove the stale {}", path.display()))
         }
         Err(e) => Err(e).with_context(|| format!("cannot tell whether somebody listens on {}", path.display())),
     }
+}
+
+/// Connects without waiting: the queue of somebody who hangs may be full for ever (unix(7), EAGAIN).
+fn try_connect(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(stream)
 }
 
 #[cfg(test)]
@@ -312,5 +354,42 @@ mod tests {
         assert_eq!(listener.mend().unwrap(), Mended::Revived);
         assert_eq!(listener.plain_address(), address);
         std::net::TcpStream::connect(&address).unwrap();
+    }
+
+    #[test]
+    fn a_rehearsal_has_a_socket_where_the_folder_has_no_room_for_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let room = 107 - folder.path().as_os_str().len() - 1;
+        let public = format!("unix://{}/{}", folder.path().display(), "s".repeat(room));
+        let public = Listener::bind(&Address::parse(&public).unwrap(), 0).unwrap();
+        let spare = folder.path().join("spare");
+        let private = public.private(&spare).unwrap();
+        assert_eq!(private.plain_address(), spare.to_str().unwrap());
+        std::os::unix::net::UnixStream::connect(&spare).unwrap();
+        drop(private);
+        assert!(!spare.exists());
+        let said = format!("{:#}", public.private(&folder.path().join("none/spare")).unwrap_err());
+        assert!(said.contains("110 bytes of path"), "{said}");
+        assert!(said.contains("none/spare"), "{said}");
+    }
+
+    #[test]
+    fn a_socket_whose_queue_is_full_is_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let hangs = {
+            let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            bind(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+            listen(&fd, Backlog::new(0).unwrap()).unwrap();
+            fd
+        };
+        let _waits = try_connect(&path).unwrap();
+        assert_eq!(try_connect(&path).unwrap_err(), Errno::EAGAIN);
+        let said = clear_stale(&path).unwrap_err().to_string();
+        assert!(said.contains(&format!("pid {}", std::process::id())), "{said}");
+        assert!(path.exists());
+        drop(hangs);
+        clear_stale(&path).unwrap();
+        assert!(!path.exists());
     }
 }

@@ -4,47 +4,62 @@
 //! runs app code and never changes its directory: a dangling symlink must not be able to kill it.
 
 mod address;
+mod check_config;
 mod child;
 mod cli;
 mod clients;
+mod config;
 mod control;
 mod holder;
 mod leftovers;
 mod listener;
+mod lock;
 mod log;
+mod manager;
 mod narrate;
 mod perform;
+mod recall;
 mod release;
 mod request;
 mod settings;
 mod shell;
 mod signals;
 mod sockets;
+mod sources;
+mod spawn;
+mod state;
 mod stats;
 mod sys;
 mod timers;
 mod token;
+mod value;
 mod workers;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use proto::worker::BootReport;
 use rollout::Exit;
 
 use crate::cli::Cli;
 use crate::control::Control;
 use crate::listener::Listener;
-use crate::settings::{Site, make_state_dir};
+use crate::manager::Manager;
+use crate::recall::Recalled;
+use crate::settings::Site;
 use crate::shell::Shell;
+use crate::state::State;
 
 fn main() -> ExitCode {
     sys::default_sigchld();
     // Before anything else opens an fd: sockets that a service manager passed.
     let inherited = inherited_sockets();
-    let cli = Cli::from_args();
+    let (cli, origins) = Cli::from_args();
+    if cli.check_config {
+        return check_config::run(cli, &origins);
+    }
     log::init(cli.log_format == "json");
     match start(cli, inherited) {
         Ok(code) => code,
@@ -56,15 +71,17 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli, inherited: Vec<(OwnedFd, String)>) -> Result<ExitCode> {
-    let release = release::resolve(&cli.dir)?;
     let addresses = cli.listen.clone();
     let state = cli.state.clone();
+    let ready_fd = cli.notify_fd.map(|fd| take_over(fd, inherited.len())).transpose()?;
     let site = Site::new(cli, !addresses.is_empty() || !inherited.is_empty())?;
     log::set_name(&site.name);
-    make_state_dir(state.as_deref(), &site.name)?;
+    let manager = Manager::new(ready_fd.map(child::move_up).transpose()?);
     let (fds, names): (Vec<_>, Vec<_>) = inherited.into_iter().unzip();
     let inherited = child::reserve_fds(fds, addresses.len())?.into_iter().zip(names);
-    let control = Control::bind(&site.socket)?;
+    let control = Control::bind(&site.socket, &site.dir)?;
+    let (state, saved) = State::open(state.as_deref(), &site.name, &site.dir)?;
+    let recalled = Recalled::new(&site, state, saved)?;
     let mut listeners = Vec::new();
     for ((fd, name), number) in inherited.zip(FIRST_INHERITED..) {
         listeners.push(Listener::inherit(fd, number, name)?);
@@ -81,7 +98,7 @@ fn start(cli: Cli, inherited: Vec<(OwnedFd, String)>) -> Result<ExitCode> {
         std::process::id(),
         site.socket.display()
     );
-    let mut shell = Shell::new(site, control, listeners, release)?;
+    let mut shell = Shell::new(site, control, listeners, recalled, manager)?;
     match shell.run()? {
         Exit::Stopped => {
             tracing::info!("stopped");
@@ -95,6 +112,13 @@ fn start(cli: Cli, inherited: Vec<(OwnedFd, String)>) -> Result<ExitCode> {
             Ok(ExitCode::from(3))
         }
     }
+}
+
+/// The fd of `--notify-fd`.
+fn take_over(fd: i32, sockets: usize) -> Result<OwnedFd> {
+    let among = (FIRST_INHERITED..).take(sockets).any(|socket| socket == fd);
+    anyhow::ensure!(!among, "--notify-fd {fd} is one of the sockets of LISTEN_FDS");
+    sys::adopt_fds(fd, 1).pop().with_context(|| format!("--notify-fd {fd} is not open"))
 }
 
 /// Where inherited sockets begin (`SD_LISTEN_FDS_START` of sd_listen_fds(3)).

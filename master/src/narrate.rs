@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use proto::control::{Code, Fact, Reply};
 use proto::worker::{BootReport, ExitStatus};
-use rollout::{Action, Answer, Ended, Kind, Note, Outcome, Reason, ReleaseId};
+use rollout::{Action, Answer, Cold, Ended, Kind, Note, Outcome, Pending, Reason, ReleaseId, Role};
 
 use crate::release::Releases;
+use crate::state::Refusal;
 
 /// A line, and how much it matters.
 pub(crate) enum Line {
@@ -22,6 +23,13 @@ impl Line {
         }
     }
 
+    /// Says more.
+    pub(crate) fn add(&mut self, more: &str) {
+        match self {
+            Self::Info(text) | Self::Warn(text) | Self::Error(text) => text.push_str(more),
+        }
+    }
+
     pub(crate) fn log(&self) {
         match self {
             Self::Info(text) => tracing::info!("{text}"),
@@ -34,9 +42,13 @@ impl Line {
 /// What a note is about, as far as the body knows it.
 pub(crate) struct Subject {
     pub(crate) slot: u32,
+    /// "slot 3", "rehearsal", "before-rollout".
+    pub(crate) seat: String,
     pub(crate) release: String,
     pub(crate) seconds: f64,
     pub(crate) evidence: String,
+    /// "its app holds 612 MiB"
+    pub(crate) why_recycled: String,
     /// "stage ready: exited with status 1 after 0.83s"
     pub(crate) failure: String,
     /// "killed by SIGKILL after 12.00s"
@@ -57,6 +69,88 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
         Note::ZeroReady => Line::Warn(
             "one worker and surge 0: zero workers are ready until the new one is; connections wait meanwhile".into(),
         ),
+        Note::ExtraInstance => Line::Warn(
+            "surge 0: the rehearsal is one instance more than --workers, until it is over (--no-rehearse goes without)"
+                .into(),
+        ),
+        Note::RefusedBefore(release) => {
+            Line::Warn(format!("{} was refused before; trying it all the same", shown(release)))
+        }
+        Note::Scouting { worker, role } => Line::Info(match role {
+            Role::Rehearse => format!("rehearsing {} off-traffic", about(*worker).release),
+            other => format!("running {other} in {}", about(*worker).release),
+        }),
+        Note::Scouted { worker, role } => {
+            let s = about(*worker);
+            Line::Info(match role {
+                Role::Rehearse => {
+                    format!("rehearsal passed: {} ready after {:.2}s ({})", s.release, s.seconds, s.evidence)
+                }
+                other => format!("{other} done after {:.2}s", s.seconds),
+            })
+        }
+        Note::HookFailed { worker, role } => {
+            Line::Error(format!("the {role} hook failed, which changes nothing: {}", about(*worker).failure))
+        }
+        Note::CanarySoaking { slots, soak } => {
+            let s = if *slots == 1 { "" } else { "s" };
+            Line::Info(format!("{slots} canary slot{s} through; watching for {}", seconds(*soak)))
+        }
+        Note::Paused => Line::Info("paused; `ctl resume` goes on, `ctl abort` goes back".into()),
+        Note::Resumed => Line::Info("resumed".into()),
+        Note::Confirming { release, within } => Line::Warn(format!(
+            "{} is rolled back unless `ctl confirm` comes within {}",
+            shown(release),
+            seconds(*within)
+        )),
+        Note::Unconfirmed(release) => Line::Error(format!("nobody confirmed {} in time: rolling back", shown(release))),
+        Note::Recycling { worker } => {
+            let s = about(*worker);
+            Line::Info(format!("slot {}: replacing its worker: {}", s.slot, s.why_recycled))
+        }
+        Note::RecycleLater { worker, after } => {
+            let s = about(*worker);
+            Line::Warn(format!(
+                "slot {}: {}, as the one before it did; it is replaced in {} (does the app fit into --max-memory?)",
+                s.slot,
+                s.why_recycled,
+                seconds(*after)
+            ))
+        }
+        Note::RecycleFailed { worker, retry } => {
+            let s = about(*worker);
+            Line::Error(format!(
+                "slot {}: the old worker stays, for the one that was to replace it did not boot, {}; next try in {}",
+                s.slot,
+                s.failure,
+                seconds(*retry)
+            ))
+        }
+        Note::ColdStart { release, why } => Line::Error(match why {
+            Cold::Refused(dir) => {
+                format!(
+                    "starting the known-good release {}: {} was refused or never confirmed",
+                    shown(release),
+                    shown(dir)
+                )
+            }
+            Cold::Dangling => format!("starting the known-good release {}: dir names none", shown(release)),
+            Cold::Gone(lost) => {
+                format!("starting {}: the directory of the known-good release {} is gone", shown(release), shown(lost))
+            }
+            Cold::NothingBefore => {
+                format!("starting {}, which was never confirmed: nothing that was good before is left", shown(release))
+            }
+            Cold::Unconfirmed(dir) => {
+                format!("going back to {}: {} was promoted and never confirmed", shown(release), shown(dir))
+            }
+        }),
+        Note::Trial(release) => Line::Info(format!("{} was never tried: it begins on one slot alone", shown(release))),
+        Note::TrialFailed { release, instead, .. } => Line::Error(format!(
+            "unable to boot with new codebase ({}): starting the known-good release {} (ctl report)",
+            shown(release),
+            shown(instead)
+        )),
         Note::SlotReady { worker, step, of } => {
             let s = about(*worker);
             Line::Info(format!(
@@ -73,7 +167,7 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
         Note::Held(release) => Line::Info(format!("holding {}: not promoted until `ctl reload-dir`", shown(release))),
         Note::RollingBack { failed, put_back } => {
             let why = match failed {
-                Some(worker) => format!("slot {} failed", about(*worker).slot),
+                Some(worker) => format!("{} failed", about(*worker).seat),
                 None => "asked to".into(),
             };
             let what = match put_back {
@@ -86,7 +180,8 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
         Note::BootFailed { worker, retry } => {
             let s = about(*worker);
             let then = retry.map_or_else(String::new, |d| format!("; next try in {}", seconds(d)));
-            Line::Error(format!("slot {}: {} did not boot, {}{then}", s.slot, s.release, s.failure))
+            let failed = if s.seat.starts_with("slot") { "did not boot" } else { "failed" };
+            Line::Error(format!("{}: {} {failed}, {}{then}", s.seat, s.release, s.failure))
         }
         Note::Crashed { worker, retry } => {
             let s = about(*worker);
@@ -114,6 +209,33 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
         Note::RenewingListeners => {
             Line::Error("an app shut a Unix listening socket down: bound anew, all workers are replaced".into())
         }
+    }
+}
+
+/// What is known of an earlier refusal.
+pub(crate) fn refusal_before(refusal: &Refusal) -> String {
+    let at = proto::json::time(refusal.at);
+    match &refusal.report {
+        Some(report) => {
+            format!(" ({at}: slot {}, {}; what it printed: ctl stats --json)", report.slot, failure(report))
+        }
+        None => format!(" ({at})"),
+    }
+}
+
+/// What becomes of a promotion that nobody confirms.
+pub(crate) fn pending(pending: Pending, releases: &Releases) -> String {
+    let (within, back) = (seconds(pending.within), releases.shown(pending.back));
+    format!("; without `ctl confirm` within {within} it is rolled back to {back}")
+}
+
+/// How a rehearsal ended.
+pub(crate) fn rehearsed(ended: &Ended, release: &str, took: Duration) -> (Code, String) {
+    match ended.outcome {
+        Outcome::Promoted => (Code::Done, format!("{release} has passed its rehearsal ({:.2}s)", took.as_secs_f64())),
+        _ if ended.stopped => (Code::Failed, "master stopped".into()),
+        _ if ended.failed.is_none() => (Code::Aborted, "the rehearsal was aborted; nothing was changed".into()),
+        _ => (Code::Aborted, format!("{release} failed its rehearsal; nothing was changed")),
     }
 }
 
@@ -157,6 +279,7 @@ pub(crate) fn ended(ended: &Ended, kind: Kind, from: &str, to: &str, releases: &
         return (Code::Failed, "master stopped".into());
     }
     match (ended.outcome, kind) {
+        (_, Kind::Rehearsal) => rehearsed(ended, to, Duration::ZERO),
         (Outcome::Promoted, Kind::Restart) => (Code::Done, "restarted".into()),
         (Outcome::Promoted, Kind::Rollback) => (Code::Done, format!("rolled back to {to}")),
         (Outcome::Promoted, Kind::PhasedRestart) => (Code::Done, format!("promoted {to}")),
@@ -218,6 +341,22 @@ pub(crate) fn refusal(reason: &Reason, releases: &Releases) -> (Code, String) {
             Code::Usage,
             "--surge 0 needs --max-unavailable 1 or more: with neither, no worker could ever be replaced".into(),
         ),
+        Reason::HoldAndConfirm => (
+            Code::Usage,
+            "--hold and --confirm-within exclude each other: what is held is not promoted until reload-dir".into(),
+        ),
+        Reason::RefusedBefore(release) => (
+            Code::Aborted,
+            format!("{} was refused before; deploy another release, or try it again without --if-new", shown(release)),
+        ),
+        Reason::NothingToPause => (Code::Failed, "nothing to pause: no rollout runs".into()),
+        Reason::TooLateToPause => (
+            Code::Failed,
+            "nothing to pause: the rollout is decided, and only what is replaced ends (ctl stats)".into(),
+        ),
+        Reason::NotPaused => (Code::Failed, "nothing to resume: no rollout is paused".into()),
+        Reason::PauseOver => (Code::Failed, "not paused: the rollout goes on, or is being undone (ctl stats)".into()),
+        Reason::NothingToConfirm => (Code::Failed, "nothing to confirm: no promotion waits for it".into()),
         Reason::NothingToAbort => {
             (Code::Failed, "nothing to abort: no rollout runs (use rollback to go back to an earlier release)".into())
         }
@@ -256,6 +395,7 @@ pub(crate) fn refusal(reason: &Reason, releases: &Releases) -> (Code, String) {
 
 /// An answer that is the same for everybody, as a reply.
 pub(crate) fn answer(answer: &Answer, releases: &Releases) -> Option<Reply> {
+    let shown = |r: &ReleaseId| releases.shown(*r);
     let text = |key: &str, release: &ReleaseId| (key.to_string(), Fact::Text(releases.shown(*release)));
     Some(match answer {
         Answer::Pinned { old, new } => Reply::Done {
@@ -280,7 +420,19 @@ pub(crate) fn answer(answer: &Answer, releases: &Releases) -> Option<Reply> {
             let (code, message) = refusal(reason, releases);
             Reply::Error { code, message, report: None }
         }
-        Answer::Accepted { .. } | Answer::RolloutEnded(_) => return None,
+        Answer::Paused { step, of } => Reply::Done {
+            message: format!("paused: {step} of {of} slots are through; `ctl resume` goes on, `ctl abort` goes back"),
+            facts: vec![("step".into(), Fact::Number(u64::from(*step))), ("of".into(), Fact::Number(u64::from(*of)))],
+        },
+        Answer::Resumed => Reply::Done { message: "resumed".into(), facts: Vec::new() },
+        Answer::Confirmed(release) => {
+            Reply::Done { message: format!("confirmed {}", shown(release)), facts: vec![text("release", release)] }
+        }
+        Answer::NothingNew(release) => Reply::Done {
+            message: format!("nothing new: {} runs already", shown(release)),
+            facts: vec![text("release", release)],
+        },
+        Answer::Accepted { .. } | Answer::RolloutEnded(_) | Answer::Rehearsed(_) => return None,
     })
 }
 

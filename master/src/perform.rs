@@ -1,26 +1,25 @@
 //! Performs the mind's actions: an exhaustive match, without a question why.
 
-use std::os::fd::AsFd;
-
-use nix::sys::epoll::EpollFlags;
 use proto::control::{Code, LastRollout, Reply};
-use proto::worker::{BootReport, BootSpec, Stage, ToWorker};
-use proto::{Hello, Incarnation, Phase, Slot};
-use rollout::{Action, Answer, CommandId, Ended, Event, Kind, Note, ReleaseId};
+use proto::worker::{BootReport, ToWorker};
+use proto::{Incarnation, Phase};
+use rollout::{Action, Answer, CommandId, Ended, Event, Kind, Note, Outcome, Reason, ReleaseId, Role, Timer};
 
-use crate::child::Child;
+use crate::child::{Child, Seat};
 use crate::cli::millis;
-use crate::listener::BACKLOG;
 use crate::narrate::{self, Line, Subject};
 use crate::release;
 use crate::shell::{Deadline, Running, Shell};
+use crate::state::Refusal;
 use crate::timers::{now, unix_millis};
-use crate::token::Token;
 
 impl Shell {
     pub(crate) fn perform(&mut self, action: Action) {
         match action {
-            Action::Spawn { worker, slot, phase, release } => self.spawn(worker, slot, phase, release),
+            Action::Remember(memory) => self.remember(&memory),
+            Action::Spawn { worker, slot, phase, release, role } => {
+                self.spawn(Seat { id: worker, slot, phase, release, role });
+            }
             Action::Drain { worker, timeout } => self.tell(worker, &ToWorker::Drain { timeout_ms: millis(timeout) }),
             Action::Kill(worker) => {
                 if !self.children.get(&worker).is_some_and(Child::kill) {
@@ -29,8 +28,12 @@ impl Shell {
             }
             Action::EndLeftovers(worker) => self.leftovers.stop(worker, self.site.stop_signal),
             Action::Arm(timer, after) => {
-                if let rollout::Timer::Backoff(slot) = timer {
-                    self.backoff_since.insert(slot, unix_millis());
+                match timer {
+                    Timer::Backoff(slot) => {
+                        self.backoff_since.insert(slot, unix_millis());
+                    }
+                    Timer::Confirm => self.extra.confirm_until = Some(unix_millis().saturating_add(millis(after))),
+                    _ => {}
                 }
                 self.timers.arm(Deadline::Mind(timer), after);
             }
@@ -41,64 +44,10 @@ impl Shell {
             }
             Action::Began { id, kind, from, to, phase } => self.began(id, kind, from, to, phase),
             Action::Ended(ended) => self.ended(&ended),
+            Action::Rehearsed(ended) => self.rehearsed(&ended),
             Action::Reply { command, answer } => self.answer(command, &answer),
             Action::Note(note) => self.note(&note),
             Action::Exit(exit) => self.exit = Some(exit),
-        }
-    }
-
-    fn spawn(&mut self, id: Incarnation, slot: Slot, phase: Phase, release: ReleaseId) {
-        let fds: Vec<_> = self.listeners.iter().map(|l| l.fd.as_fd()).collect();
-        match Child::spawn(&self.exe, &fds, &self.site.name, (id, slot, phase, release)) {
-            Ok(child) => {
-                self.watch(child.reports_fd(), EpollFlags::EPOLLIN, Token::Reports(id));
-                self.children.insert(id, child);
-                let spec = self.boot_spec(id, slot, phase, release);
-                self.tell(id, &ToWorker::Hello(Hello::ours()));
-                self.tell(id, &ToWorker::Boot(Box::new(spec)));
-            }
-            Err(errno) => {
-                self.file_report(BootReport {
-                    slot,
-                    incarnation: id,
-                    phase,
-                    release: self.releases.bytes(release),
-                    stage: Stage::Spawn,
-                    message: format!("cannot make a worker process: {errno} (see `ulimit -u`, `ulimit -n`)"),
-                    exit: None,
-                    millis: 0,
-                    output: Vec::new(),
-                    release_gone: false,
-                });
-                self.queue.push_back(Event::BootFailed { worker: id, release_gone: false });
-                self.queue.push_back(Event::Gone(id));
-            }
-        }
-    }
-
-    fn boot_spec(&self, id: Incarnation, slot: Slot, phase: Phase, release: ReleaseId) -> BootSpec {
-        let site = &self.site;
-        BootSpec {
-            name: site.name.clone(),
-            slot,
-            incarnation: id,
-            phase,
-            release: self.releases.bytes(release),
-            command: site.command.clone(),
-            env: site.env.clone(),
-            listeners: self
-                .listeners
-                .iter()
-                .map(|l| proto::worker::Listener { name: l.name.clone(), address: l.plain_address() })
-                .collect(),
-            backlog: BACKLOG,
-            ready: site.ready,
-            boot_timeout_ms: millis(site.settings.boot_timeout),
-            stop_signal: site.stop_signal as i32,
-            drain_timeout_ms: millis(site.settings.drain_timeout),
-            control_socket: site.socket_bytes(),
-            token: site.token(id),
-            log_prefix: site.log_prefix,
         }
     }
 
@@ -112,7 +61,7 @@ impl Shell {
         let Some(running) = self.running.take() else { return };
         let took = now() - running.began;
         let report = running.report.or_else(|| ended.failed.and_then(|id| self.report_of(id).cloned()));
-        self.last_rollout = Some(LastRollout {
+        let rollout = LastRollout {
             id: running.id,
             kind: running.kind.to_string(),
             from: self.releases.bytes(running.from),
@@ -122,18 +71,41 @@ impl Shell {
             ended_at: unix_millis(),
             millis: millis(took),
             report: report.map(Box::new),
-        });
+        };
+        self.state.append(&rollout);
+        // Should it be refused now, then because of this, and not of what is known of an earlier time.
+        let why = ended.failed.and(rollout.report.as_deref());
+        self.extra.refusals.insert(running.to, Refusal::new(why));
+        self.extra.last_rollout = Some(rollout);
         let (from, to) = (self.releases.shown(running.from), self.releases.shown(running.to));
         let (code, mut message) = narrate::ended(ended, running.kind, &from, &to, &self.releases);
         if code == Code::Done {
             message.push_str(&format!(" ({:.2}s)", took.as_secs_f64()));
         }
-        let line = format!("{} {}: {message}", running.kind, running.id);
+        if let Some(pending) = self.mind.pending().filter(|_| ended.outcome == Outcome::Promoted) {
+            message.push_str(&narrate::pending(pending, &self.releases));
+        }
+        self.conclude(running.kind, running.id, code, message);
+    }
+
+    fn rehearsed(&mut self, ended: &Ended) {
+        let Some(running) = self.running.take() else { return };
+        let (code, message) = narrate::rehearsed(ended, &self.releases.shown(running.to), now() - running.began);
+        self.conclude(running.kind, running.id, code, message);
+    }
+
+    fn conclude(&mut self, kind: Kind, id: u64, code: Code, message: String) {
+        let line = format!("{kind} {id}: {message}");
         if code == Code::Done { Line::Info(line) } else { Line::Error(line) }.log();
         self.ended_as = Some((code, message));
     }
 
     fn answer(&mut self, command: CommandId, answer: &Answer) {
+        if let Answer::Scaled { to, .. } = answer {
+            // A slot that comes back is a new one.
+            self.last_exits.retain(|slot, _| slot.0 < *to);
+            self.backoff_since.retain(|slot, _| slot.0 < *to);
+        }
         let (reply, last) = match answer {
             Answer::Accepted { id } => {
                 let what = self.running.as_ref().map_or_else(String::new, |r| {
@@ -141,7 +113,18 @@ impl Shell {
                 });
                 (Reply::Accepted { message: what, rollout: Some(*id) }, false)
             }
-            Answer::RolloutEnded(_) => match (&self.ended_as, &self.last_rollout) {
+            Answer::Rehearsed(ended) => {
+                let Some((code, message)) = self.ended_as.clone() else { return };
+                let reply = match code {
+                    Code::Done => Reply::Done { message, facts: Vec::new() },
+                    _ => {
+                        let report = ended.failed.and_then(|id| self.report_of(id).cloned()).map(Box::new);
+                        Reply::Error { code, message, report }
+                    }
+                };
+                (reply, true)
+            }
+            Answer::RolloutEnded(_) => match (&self.ended_as, &self.extra.last_rollout) {
                 (Some((code, message)), Some(rollout)) => {
                     (Reply::Ended { code: *code, message: message.clone(), rollout: Box::new(rollout.clone()) }, true)
                 }
@@ -149,10 +132,8 @@ impl Shell {
             },
             other => match narrate::answer(other, &self.releases) {
                 Some(mut reply) => {
-                    if let Reply::Error { report, .. } = &mut reply
-                        && let Answer::Refused(rollout::Reason::ScaleFailed { failed }) = other
-                    {
-                        *report = self.report_of(*failed).cloned().map(Box::new);
+                    if let (Reply::Error { report, .. }, Answer::Refused(reason)) = (&mut reply, other) {
+                        *report = self.report_behind(reason).cloned().map(Box::new);
                     }
                     (reply, true)
                 }
@@ -170,6 +151,15 @@ impl Shell {
         }
     }
 
+    /// The failure that a refusal is about.
+    fn report_behind(&self, reason: &Reason) -> Option<&BootReport> {
+        match reason {
+            Reason::ScaleFailed { failed } => self.report_of(*failed),
+            Reason::RefusedBefore(release) => self.extra.refusals.get(release)?.report.as_ref(),
+            _ => None,
+        }
+    }
+
     fn note(&mut self, note: &Note) {
         if let Note::RollingBack { failed: Some(id), .. } = note {
             let report = self.report_of(*id).cloned();
@@ -177,7 +167,16 @@ impl Shell {
                 running.report = report;
             }
         }
-        let line = narrate::note(note, &self.releases, |id| self.subject(id));
+        if let Note::TrialFailed { release, failed, .. } = note {
+            let refusal = Refusal::new(self.report_of(*failed));
+            self.extra.refusals.insert(*release, refusal);
+        }
+        let mut line = narrate::note(note, &self.releases, |id| self.subject(id));
+        if let Note::RefusedBefore(release) = note
+            && let Some(refusal) = self.extra.refusals.get(release)
+        {
+            line.add(&narrate::refusal_before(refusal));
+        }
         line.log();
         if matches!(note, Note::Promoted(_) | Note::Held(_)) {
             // The last reply says so too.
@@ -194,12 +193,21 @@ impl Shell {
         let child = self.children.get(&id);
         let report = self.report_of(id);
         let (failure, ending) = Subject::endings(report);
+        let slot = child.map(|c| c.slot.0).or(report.map(|r| r.slot.0)).unwrap_or_default();
         Subject {
-            slot: child.map(|c| c.slot.0).or(report.map(|r| r.slot.0)).unwrap_or_default(),
+            slot,
+            seat: match child.map(|c| c.role) {
+                None | Some(Role::Serve) => format!("slot {slot}"),
+                Some(role) => role.to_string(),
+            },
             release: match (child, report) {
                 (Some(child), _) => self.releases.shown(child.release),
                 (None, Some(report)) => String::from_utf8_lossy(&report.release).into_owned(),
                 (None, None) => String::new(),
+            },
+            why_recycled: match child.and_then(|c| c.outgrown) {
+                Some(bytes) => format!("its app holds {} MiB", bytes >> 20),
+                None => "it has served for its time".into(),
             },
             seconds: child.and_then(|c| c.boot_us).map_or(0.0, |us| us as f64 / 1e6),
             evidence: child.and_then(|c| c.evidence).map_or_else(String::new, |e| e.to_string()),

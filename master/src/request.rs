@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proto::control::{Code, Fact, PhasedRestart, Reply, Request, Scale};
 use proto::worker::ToWorker;
-use rollout::{Command, CommandId, Event, ScaleTo};
+use rollout::{Command, CommandId, Event, Options, ScaleTo};
 
 use crate::release;
 use crate::shell::{Deadline, Shell};
@@ -42,6 +43,12 @@ impl Shell {
                 .resolve(dir.as_deref())
                 .map(|path| Command::ReloadDir { release: self.releases.id(&path), explicit: dir.is_some() }),
             Request::PhasedRestart(options) => self.phased_restart(options),
+            Request::Rehearse(dir) => {
+                self.resolve(dir.as_deref()).map(|path| Command::Rehearse { release: self.releases.id(&path) })
+            }
+            Request::Pause => Ok(Command::Pause),
+            Request::Resume => Ok(Command::Resume),
+            Request::Confirm => Ok(Command::Confirm),
         };
         match command {
             Ok(command) => {
@@ -57,13 +64,19 @@ impl Shell {
 
     fn phased_restart(&mut self, options: PhasedRestart) -> anyhow::Result<Command> {
         let path = self.resolve(options.dir.as_deref())?;
-        Ok(Command::PhasedRestart {
-            release: self.releases.id(&path),
+        let time = |millis: Option<u64>| millis.map(Duration::from_millis);
+        let to = Options {
             hold: options.hold,
+            no_rehearse: options.no_rehearse,
+            if_new: options.if_new,
             surge: options.surge,
             max_unavailable: options.max_unavailable,
-            soak: options.soak_ms.map(std::time::Duration::from_millis),
-        })
+            soak: time(options.soak_ms),
+            canary: options.canary,
+            canary_soak: time(options.canary_soak_ms),
+            confirm_within: time(options.confirm_within_ms),
+        };
+        Ok(Command::PhasedRestart { release: self.releases.id(&path), options: to })
     }
 
     fn resolve(&self, dir: Option<&[u8]>) -> anyhow::Result<PathBuf> {
@@ -82,7 +95,8 @@ impl Shell {
             let message = format!("{number} is not a signal");
             return self.reply_last(id, &Reply::Error { code: Code::Failed, message, report: None });
         };
-        let apps: Vec<_> = self.children.values().filter(|c| c.app_pid.is_some()).map(|c| c.id).collect();
+        let apps = self.children.values().filter(|c| c.app_pid.is_some() && c.is_app());
+        let apps: Vec<_> = apps.map(|c| c.id).collect();
         for worker in &apps {
             self.tell(*worker, &ToWorker::Signal(number));
         }

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::signalfd::SignalFd;
-use proto::control::{Code, LastRollout, Reply};
+use proto::control::{Code, Reply};
 use proto::worker::BootReport;
 use proto::{Incarnation, Slot};
 use rollout::{Event, Exit, Kind, ReleaseId, Rollout, Timer};
@@ -22,9 +22,12 @@ use crate::child::{Child, WorkerExe};
 use crate::control::Control;
 use crate::leftovers::Leftovers;
 use crate::listener::Listener;
+use crate::manager::Manager;
 use crate::narrate;
+use crate::recall::Recalled;
 use crate::release::Releases;
 use crate::settings::Site;
+use crate::state::{Extra, State};
 use crate::timers::{Timers, unix_millis};
 use crate::token::Token;
 
@@ -36,6 +39,8 @@ pub(crate) const OWN_COMMANDS: u64 = 1 << 60;
 pub(crate) enum Deadline {
     Mind(Timer),
     Client(u64),
+    /// The service manager's watchdog.
+    Manager,
 }
 
 /// The rollout that runs, as far as the mind does not know it.
@@ -64,7 +69,9 @@ pub(crate) struct Shell {
     pub(crate) exe: WorkerExe,
     pub(crate) started_at: u64,
     pub(crate) running: Option<Running>,
-    pub(crate) last_rollout: Option<LastRollout>,
+    pub(crate) state: State,
+    /// What is remembered beyond what the mind knows.
+    pub(crate) extra: Extra,
     pub(crate) last_report: Option<BootReport>,
     /// How the last rollout ended, in words.
     pub(crate) ended_as: Option<(Code, String)>,
@@ -79,19 +86,25 @@ pub(crate) struct Shell {
     pub(crate) signals: SignalFd,
     pub(crate) inotify: Inotify,
     pub(crate) own_commands: u64,
+    manager: Manager,
     trace: Option<File>,
 }
 
 impl Shell {
-    /// Binds, registers and is ready to run; nothing was spawned yet.
+    /// Registers everything and is ready to run; nothing was spawned yet.
     ///
     /// # Errors
     /// Anything that keeps the master from starting, naming it.
-    pub(crate) fn new(site: Site, control: Control, listeners: Vec<Listener>, release: PathBuf) -> Result<Self> {
+    pub(crate) fn new(
+        site: Site,
+        control: Control,
+        listeners: Vec<Listener>,
+        recalled: Recalled,
+        manager: Manager,
+    ) -> Result<Self> {
         let exe = WorkerExe::find()?;
         nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper")?;
-        let mut releases = Releases::default();
-        let first = releases.id(&release);
+        let Recalled { state, extra, releases, mind, origin } = recalled;
         let mut leftovers = Leftovers::default();
         leftovers.note_strangers();
         let trace = std::env::var_os("PHASED_TRACE").filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -100,7 +113,7 @@ impl Shell {
         };
         let trace = trace.map(create).transpose()?;
         let mut shell = Self {
-            mind: Rollout::new(site.settings.clone(), first),
+            mind,
             site,
             releases,
             listeners,
@@ -111,7 +124,8 @@ impl Shell {
             exe,
             started_at: unix_millis(),
             running: None,
-            last_rollout: None,
+            state,
+            extra,
             last_report: None,
             ended_as: None,
             last_exits: BTreeMap::new(),
@@ -124,6 +138,7 @@ impl Shell {
             signals: crate::signals::open()?,
             inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("cannot make an inotify")?,
             own_commands: OWN_COMMANDS,
+            manager,
             trace,
         };
         shell.epoll.add(&shell.signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.pack()))?;
@@ -132,7 +147,7 @@ impl Shell {
         for n in 0..shell.listeners.len() {
             shell.watch_listener(n);
         }
-        shell.trace(|shell| format!("settings {}\n", shell.site.settings));
+        shell.trace(|shell| format!("settings {}\n{origin}", shell.site.settings));
         Ok(shell)
     }
 
@@ -142,11 +157,13 @@ impl Shell {
     /// When the epoll set itself fails.
     pub(crate) fn run(&mut self) -> Result<Exit> {
         self.feed(Event::Start);
+        self.feed_manager();
         let mut ready = [EpollEvent::empty(); 64];
         loop {
             if let Some(exit) = self.exit {
                 // Whoever hears that the master has stopped finds its addresses free.
                 self.listeners.clear();
+                self.state.release();
                 self.control.finish();
                 return Ok(exit);
             }
@@ -190,8 +207,17 @@ impl Shell {
                 self.perform(action);
             }
         }
+        self.manager.tell(&self.mind, &self.releases);
         if self.exit.is_none() {
             self.flush_clients();
+        }
+    }
+
+    /// Feeds the service manager's watchdog, now and as often as it wants.
+    fn feed_manager(&mut self) {
+        if let Some(interval) = self.manager.interval() {
+            self.manager.feed(&self.mind);
+            self.timers.arm(Deadline::Manager, interval);
         }
     }
 
@@ -216,6 +242,7 @@ impl Shell {
                 tracing::warn!("control client closed: it {what}");
                 self.forget(id);
             }
+            Deadline::Manager => self.feed_manager(),
             Deadline::Mind(timer) => {
                 if let Timer::BootLate(id) = timer {
                     let message = "its worker did not report the end of the boot in time".into();

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rollout::{Command, CommandId, Event, ScaleTo};
+use rollout::{Command, CommandId, Event, Options, ScaleTo};
 
 use crate::release;
 use crate::shell::{OWN_COMMANDS, Shell};
@@ -14,11 +14,7 @@ impl Shell {
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => self.reap(),
                 Ok(Signal::SIGTERM) => self.own_command(Command::Stop),
-                Ok(Signal::SIGINT) => {
-                    // A person who presses Ctrl-C again does not want to wait.
-                    let again = self.mind.state() == rollout::State::Stopping;
-                    self.own_command(if again { Command::Halt } else { Command::Stop });
-                }
+                Ok(Signal::SIGINT) => self.own_command(Command::Interrupt),
                 Ok(Signal::SIGQUIT) => self.own_command(Command::Halt),
                 Ok(Signal::SIGUSR1) => self.restart_by_signal(),
                 Ok(Signal::SIGTTIN) => self.own_command(Command::Scale(ScaleTo::Up(1))),
@@ -38,13 +34,7 @@ impl Shell {
         match release::resolve(&self.site.dir) {
             Ok(path) => {
                 let release = self.releases.id(&path);
-                self.own_command(Command::PhasedRestart {
-                    release,
-                    hold: false,
-                    surge: None,
-                    max_unavailable: None,
-                    soak: None,
-                });
+                self.own_command(Command::PhasedRestart { release, options: Options::default() });
             }
             Err(error) => tracing::error!("USR1: {error:#}; nothing changed"),
         }

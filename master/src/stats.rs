@@ -2,8 +2,8 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use proto::control::{ListenerStatus, Rollout, Stats, WorkerStatus};
-use rollout::{RunStage, WorkerState};
+use proto::control::{Confirm, ListenerStatus, Refused, Rollout, Stats, WorkerStatus};
+use rollout::{Role, WorkerState};
 
 use crate::shell::Shell;
 use crate::timers::unix_millis;
@@ -33,8 +33,30 @@ impl Shell {
                 .map(|l| ListenerStatus { name: l.name.clone(), address: l.address() })
                 .collect(),
             rollout: self.rollout_status(),
-            last_rollout: self.last_rollout.clone(),
+            last_rollout: self.extra.last_rollout.clone(),
+            held: mind.held().map(|held| self.releases.bytes(held.release)),
+            confirm: mind.pending().map(|pending| Confirm {
+                release: self.releases.bytes(good.release),
+                back_to: self.releases.bytes(pending.back),
+                until: self.extra.confirm_until.unwrap_or_default(),
+            }),
+            refused: self.refused(),
+            state_dir: self.state.folder().map(|path| path.as_os_str().as_bytes().to_vec()),
+            state_trouble: self.state.trouble().map(String::from),
         }
+    }
+
+    fn refused(&self) -> Vec<Refused> {
+        let known = self.extra.refusals.iter();
+        let mut all: Vec<_> = known
+            .map(|(release, refusal)| Refused {
+                release: self.releases.bytes(*release),
+                at: refusal.at,
+                report: refusal.report.clone().map(Box::new),
+            })
+            .collect();
+        all.sort_by_key(|refused| refused.at);
+        all
     }
 
     fn worker_status(&self) -> Vec<WorkerStatus> {
@@ -42,7 +64,8 @@ impl Shell {
         let now = unix_millis();
         let mut all = Vec::new();
         for (id, worker) in self.mind.workers() {
-            let Some(child) = self.children.get(&id) else { continue };
+            let Some(child) = self.children.get(&id).filter(|child| child.is_app()) else { continue };
+            let seated = worker.role == Role::Serve;
             let state = match worker.state {
                 WorkerState::Booting => "booting",
                 WorkerState::Ready => "ready",
@@ -60,10 +83,11 @@ impl Shell {
                 started_at: child.started_at,
                 boot_us: child.boot_us,
                 evidence: child.evidence,
-                crashes: slots.get(&worker.slot).map_or(0, |s| s.crashes),
+                // A rehearsal has no seat: nothing of slot 0 is its own.
+                crashes: slots.get(&worker.slot).filter(|_| seated).map_or(0, |s| s.crashes),
                 last_checkin: child.reports_fd().map(|_| now),
-                last_status: child.status.clone(),
-                last_exit: self.last_exits.get(&worker.slot).cloned(),
+                last_status: if seated { child.status.clone() } else { Some("rehearsal".into()) },
+                last_exit: self.last_exits.get(&worker.slot).filter(|_| seated).cloned(),
             });
         }
         let good = self.mind.known_good();
@@ -91,14 +115,8 @@ impl Shell {
     }
 
     fn rollout_status(&self) -> Option<Rollout> {
-        let (run, running) = (self.mind.running()?, self.running.as_ref()?);
+        let (state, running) = (self.mind.detail()?, self.running.as_ref()?);
         let (step, of) = self.mind.progress();
-        let state = match run.stage {
-            RunStage::Rolling => "rolling",
-            RunStage::Soaking => "soaking",
-            RunStage::Draining(_) => "draining",
-            RunStage::RollingBack(_) | RunStage::GivingUp => "rolling_back",
-        };
         Some(Rollout {
             id: running.id,
             kind: running.kind.to_string(),

@@ -9,7 +9,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgid};
 use proto::worker::{BootReport, ExitReport, ExitStatus, FromWorker, Stage};
 use proto::{Incarnation, Slot};
-use rollout::{Event, WorkerState};
+use rollout::{Event, Role, WorkerState};
 
 use crate::child::{self, Child};
 use crate::leftovers::variable;
@@ -75,7 +75,7 @@ impl Shell {
     pub(crate) fn worker_died(&mut self, id: Incarnation, status: ExitStatus) {
         self.hear_worker(id);
         let Some(child) = self.children.get(&id) else { return };
-        let (app_pid, reported, slot) = (child.app_pid, child.reported, child.slot);
+        let (app_pid, reported) = (child.app_pid, child.reported);
         let state = self.mind.workers().find(|(worker, _)| *worker == id).map(|(_, w)| w.state);
         let silent = match state {
             Some(WorkerState::Booting) if !reported => Some(self.stage_of(id)),
@@ -84,13 +84,24 @@ impl Shell {
         };
         if let Some(stage) = silent {
             let message = format!("its worker process {}", narrate::exit(status));
-            self.last_exits.insert(slot, message.clone());
+            self.note_exit(id, &message);
             self.file_report(self.report(id, stage, message));
         }
         self.leftovers.worker_died(id, app_pid);
     }
 
+    /// How the last worker of a slot ended; a rehearsal or a hook has none.
+    fn note_exit(&mut self, id: Incarnation, how: &str) {
+        if let Some(child) = self.children.get(&id).filter(|c| c.role == Role::Serve) {
+            self.last_exits.insert(child.slot, how.into());
+        }
+    }
+
     pub(crate) fn gone(&mut self, id: Incarnation) {
+        // Whoever waits for a rehearsal's end finds no path of it any more.
+        if let Some(child) = self.children.get_mut(&id) {
+            child.private.clear();
+        }
         self.feed(Event::Gone(id));
         self.children.remove(&id);
         self.listen_again();
@@ -175,18 +186,28 @@ impl Shell {
                 let (slot, release_gone) = (child.slot, report.release_gone);
                 // A worker speaks for itself alone.
                 let report = BootReport { incarnation: id, slot, ..*report };
-                self.last_exits.insert(slot, report.message.clone());
+                self.note_exit(id, &report.message);
                 self.file_report(report);
                 self.feed(Event::BootFailed { worker: id, release_gone });
                 self.listen_again();
             }
             FromWorker::Exited(exited) => self.app_exited(id, *exited),
+            FromWorker::HookDone { took_us } => {
+                child.reported = true;
+                child.boot_us = Some(took_us);
+                self.feed(Event::Booted(id));
+            }
+            FromWorker::Outgrown { bytes } => {
+                child.outgrown = Some(bytes);
+                self.feed(Event::Outgrown(id));
+            }
         }
     }
 
     pub(crate) fn app_exited(&mut self, id: Incarnation, exited: ExitReport) {
         let state = self.mind.workers().find(|(worker, _)| *worker == id).map(|(_, w)| w.state);
-        let message = narrate::exit(exited.status);
+        let ending = narrate::exit(exited.status);
+        let message = exited.reason.map_or_else(|| ending.clone(), |reason| format!("{reason}: {ending}"));
         // Somebody ended a booting worker by hand; it has ended its app.
         let (stage, message) = match state {
             Some(WorkerState::Booting) => (self.stage_of(id), format!("its worker was told to end: {message}")),
@@ -196,7 +217,7 @@ impl Shell {
         report.exit = Some(exited.status);
         report.millis = exited.millis;
         report.output = exited.output;
-        self.last_exits.insert(report.slot, message);
+        self.note_exit(id, &message);
         if exited.dropped_lines > 0 {
             tracing::warn!("slot {}: {} lines of output lost while it drained", report.slot, exited.dropped_lines);
         }
