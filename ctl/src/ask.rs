@@ -55,24 +55,29 @@ struct Waiting {
     timeout: Option<Duration>,
     /// What goes on when the person no longer waits; `None`: Ctrl-C simply ends the command.
     goes_on: Option<&'static str>,
+    /// The master says when it has begun: what is interrupted before that may never begin.
+    accepts: bool,
     /// It lasts until somebody ends it.
     streams: bool,
 }
 
 fn waiting(command: &Command) -> Waiting {
-    let quick = Waiting { reads: false, leave: false, timeout: None, goes_on: None, streams: false };
+    let quick = Waiting { reads: false, leave: false, timeout: None, goes_on: None, accepts: false, streams: false };
     let long = |what| Waiting { goes_on: Some(what), ..quick };
     match command {
         Command::PhasedRestart(options) => {
-            Waiting { leave: options.no_wait, timeout: options.timeout, goes_on: Some("the rollout goes on"), ..quick }
+            let (leave, timeout) = (options.no_wait, options.timeout);
+            Waiting { leave, timeout, accepts: true, ..long("the rollout goes on") }
         }
+        Command::Rehearse { .. } => Waiting { accepts: true, ..long("the rehearsal goes on") },
         Command::Rollback | Command::Restart { .. } => long("the rollout goes on"),
         Command::Abort => long("the rollback goes on"),
+        Command::Pause => long("the pause stays asked for (ctl resume takes it back)"),
         Command::Stop | Command::Halt => long("the master goes on stopping"),
         Command::Scale { .. } => long("the scaling goes on"),
         Command::Stats | Command::Status | Command::Report => Waiting { reads: true, ..quick },
         Command::Events => Waiting { streams: true, ..quick },
-        Command::ReloadDir { .. } | Command::Signal { .. } => quick,
+        Command::ReloadDir { .. } | Command::Resume | Command::Confirm | Command::Signal { .. } => quick,
     }
 }
 
@@ -120,7 +125,7 @@ pub(crate) fn ask(
             Heard::Late => {
                 return Err(Failure::new(Code::Lost, "the master did not accept the request in time; outcome unknown"));
             }
-            Heard::Interrupted if accepted || !matches!(command, Command::PhasedRestart(_)) => {
+            Heard::Interrupted if accepted || !how.accepts => {
                 return Err(Failure::new(
                     Code::TimedOut,
                     format!("interrupted; {}: see `ctl status`", how.goes_on.unwrap_or_default()),

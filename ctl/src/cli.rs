@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use nix::sys::signal::Signal;
-use proto::Slot;
 use proto::control::{self, Request, Scale};
+use proto::{Slot, Surge};
 
 use crate::exit::Failure;
 
@@ -46,8 +46,27 @@ pub(crate) enum Command {
     ///
     /// Slot by slot, a new worker is booted beside the old one; only when it is ready is the old one let go. Code
     /// that does not boot is refused: what it had replaced is put back, its own error is printed, and the exit
-    /// code is 3.
+    /// code is 3. What is not said here is as the master was told at its start.
     PhasedRestart(PhasedRestart),
+    /// Boot and check a release off-traffic, and touch nothing else
+    ///
+    /// One worker of what the master's --dir (or DIR) names now is booted on private listeners, gets the master's
+    /// --check, and is ended. No user's request reaches it. Exit code 0: it passed; 3: it would be refused, and why.
+    Rehearse {
+        /// Another directory than the master's --dir
+        dir: Option<PathBuf>,
+    },
+    /// Let the running rollout finish the slots under way and take on no other
+    ///
+    /// Returns when they are through; `ctl resume` lets it go on, `ctl abort` undoes it. Meanwhile a new worker that
+    /// dies still fails the rollout, and nothing is promoted.
+    Pause,
+    /// Let a paused rollout go on
+    Resume,
+    /// Keep the release that was promoted with --confirm-within
+    ///
+    /// Without it, the master rolls back by itself when the time is over.
+    Confirm,
     /// End the running rollout and put back what it replaced
     Abort,
     /// Go back: from a held release to the known-good one, else to the release before this one
@@ -102,24 +121,39 @@ pub(crate) struct PhasedRestart {
     /// Use DIR instead of the master's --dir, for this rollout only
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
-    /// Do not promote the new release: crashed workers come back with the old one until reload-dir
+    /// Do nothing if the release runs already (exit code 0) or was refused before (exit code 3)
     #[arg(long)]
-    pub(crate) hold: bool,
+    pub(crate) if_new: bool,
     /// Return as soon as the master has begun
     #[arg(long, conflicts_with = "timeout")]
     pub(crate) no_wait: bool,
     /// Wait no longer than D (300ms, 5s, 2m); the rollout goes on, exit code 6
     #[arg(long, value_name = "D", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
-    /// Extra workers allowed meanwhile
-    #[arg(long, value_name = "N")]
-    pub(crate) surge: Option<u32>,
+    /// Extra workers allowed meanwhile: a number, or a share of the slots
+    #[arg(long, value_name = "N|P%", value_parser = surge)]
+    pub(crate) surge: Option<Surge>,
     /// Slots that may be without a ready worker meanwhile
     #[arg(long, value_name = "N")]
     pub(crate) max_unavailable: Option<u32>,
+    /// Expose the new release without the rehearsal that a master with --check makes first
+    #[arg(long)]
+    pub(crate) no_rehearse: bool,
+    /// Replace N slots first and watch them before any other (0: all alike)
+    #[arg(long, value_name = "N")]
+    pub(crate) canary: Option<u32>,
+    /// For how long they are watched (300ms, 5s, 2m; 0: only until they are ready)
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) canary_soak: Option<Duration>,
     /// Quiet time after the last worker is ready (300ms, 5s, 2m; 0 for none)
     #[arg(long, value_name = "D", value_parser = duration)]
     pub(crate) soak: Option<Duration>,
+    /// Do not promote the new release: crashed workers come back with the old one until reload-dir
+    #[arg(long)]
+    pub(crate) hold: bool,
+    /// Roll back by itself unless `ctl confirm` comes within D after the promotion
+    #[arg(long, value_name = "D", value_parser = some_duration, conflicts_with = "hold")]
+    pub(crate) confirm_within: Option<Duration>,
 }
 
 /// Reads the command line.
@@ -141,9 +175,17 @@ pub(crate) fn request(command: &Command) -> Result<Request, Failure> {
             hold: options.hold,
             surge: options.surge,
             max_unavailable: options.max_unavailable,
-            // Rounded up: a quiet time that was asked for is never dropped.
-            soak_ms: options.soak.map(|d| u64::try_from(d.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)),
+            soak_ms: options.soak.map(millis),
+            no_rehearse: options.no_rehearse,
+            canary: options.canary,
+            canary_soak_ms: options.canary_soak.map(millis),
+            confirm_within_ms: options.confirm_within.map(millis),
+            if_new: options.if_new,
         }),
+        Command::Rehearse { dir } => Request::Rehearse(dir.as_deref().map(absolute).transpose()?),
+        Command::Pause => Request::Pause,
+        Command::Resume => Request::Resume,
+        Command::Confirm => Request::Confirm,
         Command::Abort => Request::Abort,
         Command::Rollback => Request::Rollback,
         Command::ReloadDir { dir } => Request::ReloadDir(dir.as_deref().map(absolute).transpose()?),
@@ -160,6 +202,23 @@ pub(crate) fn request(command: &Command) -> Result<Request, Failure> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write it as 300ms, 5s or 2m"))
+}
+
+/// A time in which something is to happen: with none at all it never could.
+fn some_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("nothing could be confirmed in no time; leave the option out, or give more".into()),
+        time => Ok(time),
+    }
+}
+
+/// Rounded up: a time that was asked for is never dropped.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+fn surge(text: &str) -> Result<Surge, String> {
+    text.parse()
 }
 
 /// A name is a file's name: the socket is NAME.sock.
@@ -285,6 +344,8 @@ mod tests {
         assert_eq!(asked(&["reload-worker-directory", "../a"]), Request::ReloadDir(Some(under("../a"))));
         assert_eq!(asked(&["reload-dir", "/app/current"]), Request::ReloadDir(Some(b"/app/current".to_vec())));
         assert_eq!(asked(&["reload-dir"]), Request::ReloadDir(None));
+        assert_eq!(asked(&["rehearse", "a/b"]), Request::Rehearse(Some(under("a/b"))));
+        assert_eq!(asked(&["rehearse"]), Request::Rehearse(None));
         usage(&["reload-dir", ""]);
     }
 
@@ -300,9 +361,10 @@ mod tests {
         let wanted = control::PhasedRestart {
             dir: Some(b"/app/next".to_vec()),
             hold: true,
-            surge: Some(0),
+            surge: Some(Surge::Count(0)),
             max_unavailable: Some(1),
             soak_ms: Some(300),
+            ..Default::default()
         };
         let words = "phased-restart --dir /app/next --hold --surge 0 --max-unavailable 1 --soak 300ms --timeout 2m";
         assert_eq!(asked(&words.split(' ').collect::<Vec<_>>()), Request::PhasedRestart(wanted));
@@ -313,5 +375,41 @@ mod tests {
         }
         assert!(usage(&["phased-restart", "--soak", "5"]).contains("300ms, 5s or 2m"));
         usage(&["phased-restart", "--no-wait", "--timeout", "1s"]);
+    }
+
+    #[test]
+    fn a_careful_phased_restart_carries_its_options() {
+        let wanted = control::PhasedRestart {
+            surge: Some(Surge::Percent(25)),
+            no_rehearse: true,
+            canary: Some(2),
+            canary_soak_ms: Some(30_000),
+            confirm_within_ms: Some(300_000),
+            if_new: true,
+            ..Default::default()
+        };
+        let words =
+            "phased-restart --surge 25% --no-rehearse --canary 2 --canary-soak 30s --confirm-within 5m --if-new";
+        assert_eq!(asked(&words.split(' ').collect::<Vec<_>>()), Request::PhasedRestart(wanted));
+        let none = control::PhasedRestart { canary: Some(0), canary_soak_ms: Some(0), ..Default::default() };
+        assert_eq!(asked(&["phased-restart", "--canary", "0", "--canary-soak", "0"]), Request::PhasedRestart(none));
+        let least = control::PhasedRestart { confirm_within_ms: Some(1), ..Default::default() };
+        assert_eq!(asked(&["phased-restart", "--confirm-within", "1ns"]), Request::PhasedRestart(least));
+    }
+
+    #[test]
+    fn what_a_phased_restart_cannot_do_is_wrong_usage() {
+        for (words, said) in [
+            ("--hold --confirm-within 5m", "cannot be used with"),
+            ("--confirm-within 0s", "in no time"),
+            ("--surge 101%", "at most 100%"),
+            ("--surge=-1", "25%"),
+            ("--surge 1.5", "25%"),
+            ("--canary 10%", "invalid digit"),
+            ("--canary-soak 5", "300ms, 5s or 2m"),
+        ] {
+            let error = usage(&["phased-restart"].into_iter().chain(words.split(' ')).collect::<Vec<_>>());
+            assert!(error.contains(said), "{words}: {error}");
+        }
     }
 }

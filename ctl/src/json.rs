@@ -4,10 +4,11 @@
 //! earlier; times become RFC 3339 in UTC with milliseconds.
 
 use std::borrow::Cow;
-use std::time::{Duration, UNIX_EPOCH};
 
-use proto::control::{self, Fact, UnixMillis};
-use proto::worker::{self, ExitStatus};
+use proto::control::{self, Fact};
+pub(crate) use proto::json::LastRollout;
+use proto::json::{Report, text, time};
+use proto::worker;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -20,20 +21,6 @@ pub(crate) fn line(document: &impl Serialize) -> String {
     });
     text.push('\n');
     text
-}
-
-fn text(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
-}
-
-/// A moment as RFC 3339. One beyond the year 9999 (a broken clock) is shown as that year's end.
-fn time(at: UnixMillis) -> String {
-    const LAST: UnixMillis = 253_402_300_799_999;
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.min(LAST))).to_string()
-}
-
-fn seconds(millis: u64) -> f64 {
-    millis as f64 / 1e3
 }
 
 /// `stats --json`.
@@ -56,6 +43,25 @@ pub(crate) struct Stats<'a> {
     listeners: Vec<Listener<'a>>,
     rollout: Option<Rollout<'a>>,
     last_rollout: Option<LastRollout<'a>>,
+    held: Option<Cow<'a, str>>,
+    confirm: Option<Confirm<'a>>,
+    refused: Vec<Refused<'a>>,
+    state_dir: Option<Cow<'a, str>>,
+    state_trouble: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Confirm<'a> {
+    release: Cow<'a, str>,
+    back_to: Cow<'a, str>,
+    until: String,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    release: Cow<'a, str>,
+    at: String,
+    report: Option<Report<'a>>,
 }
 
 #[derive(Serialize)]
@@ -101,35 +107,6 @@ struct Rollout<'a> {
     started_at: String,
 }
 
-/// A rollout that ended.
-#[derive(Serialize)]
-pub(crate) struct LastRollout<'a> {
-    id: u64,
-    kind: &'a str,
-    from: Cow<'a, str>,
-    to: Cow<'a, str>,
-    phase: u32,
-    outcome: &'a str,
-    ended_at: String,
-    seconds: f64,
-    report: Option<Report<'a>>,
-}
-
-/// Why an app did not boot.
-#[derive(Serialize)]
-pub(crate) struct Report<'a> {
-    slot: u32,
-    incarnation: u64,
-    phase: u32,
-    release: Cow<'a, str>,
-    stage: String,
-    message: &'a str,
-    exit_status: Option<i32>,
-    signal: Option<i32>,
-    seconds: f64,
-    output: Cow<'a, str>,
-}
-
 impl<'a> From<&'a control::Stats> for Stats<'a> {
     fn from(s: &'a control::Stats) -> Self {
         Self {
@@ -150,7 +127,24 @@ impl<'a> From<&'a control::Stats> for Stats<'a> {
             listeners: s.listeners.iter().map(|l| Listener { name: &l.name, address: &l.address }).collect(),
             rollout: s.rollout.as_ref().map(Rollout::from),
             last_rollout: s.last_rollout.as_ref().map(LastRollout::from),
+            held: s.held.as_deref().map(text),
+            confirm: s.confirm.as_ref().map(Confirm::from),
+            refused: s.refused.iter().map(Refused::from).collect(),
+            state_dir: s.state_dir.as_deref().map(text),
+            state_trouble: s.state_trouble.as_deref(),
         }
+    }
+}
+
+impl<'a> From<&'a control::Confirm> for Confirm<'a> {
+    fn from(c: &'a control::Confirm) -> Self {
+        Self { release: text(&c.release), back_to: text(&c.back_to), until: time(c.until) }
+    }
+}
+
+impl<'a> From<&'a control::Refused> for Refused<'a> {
+    fn from(r: &'a control::Refused) -> Self {
+        Self { release: text(&r.release), at: time(r.at), report: r.report.as_deref().map(Report::from) }
     }
 }
 
@@ -192,44 +186,6 @@ impl<'a> From<&'a control::Rollout> for Rollout<'a> {
     }
 }
 
-impl<'a> From<&'a control::LastRollout> for LastRollout<'a> {
-    fn from(r: &'a control::LastRollout) -> Self {
-        Self {
-            id: r.id,
-            kind: &r.kind,
-            from: text(&r.from),
-            to: text(&r.to),
-            phase: r.phase.0,
-            outcome: &r.outcome,
-            ended_at: time(r.ended_at),
-            seconds: seconds(r.millis),
-            report: r.report.as_deref().map(Report::from),
-        }
-    }
-}
-
-impl<'a> From<&'a worker::BootReport> for Report<'a> {
-    fn from(r: &'a worker::BootReport) -> Self {
-        let (exit_status, signal) = match r.exit {
-            Some(ExitStatus::Code(code)) => (Some(code), None),
-            Some(ExitStatus::Signal(signal)) => (None, Some(signal)),
-            None => (None, None),
-        };
-        Self {
-            slot: r.slot.0,
-            incarnation: r.incarnation.0,
-            phase: r.phase.0,
-            release: text(&r.release),
-            stage: r.stage.to_string(),
-            message: &r.message,
-            exit_status,
-            signal,
-            seconds: seconds(r.millis),
-            output: text(&r.output),
-        }
-    }
-}
-
 /// `{"ok": true, …}`.
 pub(crate) struct Good<'a>(pub(crate) &'a [(String, Fact)]);
 
@@ -262,7 +218,7 @@ impl Began {
     }
 }
 
-/// `status`, in short.
+/// `status`, in short; its keys mean what they mean in `stats`.
 #[derive(Serialize)]
 pub(crate) struct Short<'a> {
     ok: bool,
@@ -271,6 +227,11 @@ pub(crate) struct Short<'a> {
     booted_workers: u32,
     release: Cow<'a, str>,
     phase: u32,
+    dir_target: Option<Cow<'a, str>>,
+    rollout: Option<Rollout<'a>>,
+    held: Option<Cow<'a, str>>,
+    confirm: Option<Confirm<'a>>,
+    state_trouble: Option<&'a str>,
 }
 
 impl<'a> From<&'a control::Stats> for Short<'a> {
@@ -282,6 +243,11 @@ impl<'a> From<&'a control::Stats> for Short<'a> {
             booted_workers: s.booted_workers,
             release: text(&s.release),
             phase: s.phase.0,
+            dir_target: s.dir_target.as_deref().map(text),
+            rollout: s.rollout.as_ref().map(Rollout::from),
+            held: s.held.as_deref().map(text),
+            confirm: s.confirm.as_ref().map(Confirm::from),
+            state_trouble: s.state_trouble.as_deref(),
         }
     }
 }

@@ -14,8 +14,11 @@ mod client;
 mod exit;
 mod json;
 mod locate;
+mod notes;
 mod render;
+mod short;
 mod sys;
+mod table;
 
 use std::env;
 use std::ffi::OsString;
@@ -120,7 +123,7 @@ fn as_json(command: &Command, answer: &Answer) -> Said {
         Answer::Began { rollout, .. } => json::line(&json::Began::new(*rollout)),
         Answer::Done { facts, .. } => json::line(&json::Good(facts)),
         Answer::Stats(stats) if matches!(command, Command::Status) => {
-            return Said { code: short(stats), ..Said::out(json::line(&json::Short::from(&**stats))) };
+            return Said { code: verdict(stats), ..Said::out(json::line(&json::Short::from(&**stats))) };
         }
         Answer::Stats(stats) => json::line(&json::Stats::from(&**stats)),
         Answer::Report(report) => json::line(&json::LastReport::new(report.as_deref())),
@@ -138,16 +141,16 @@ fn as_text(command: &Command, answer: Answer, quiet: bool) -> Said {
         }
         Answer::Began { message, .. } | Answer::Done { message, .. } => Said::out(unless_quiet(render::line(&message))),
         Answer::Stats(stats) if matches!(command, Command::Status) => {
-            Said { code: short(&stats), ..Said::out(unless_quiet(render::status(&stats))) }
+            Said { code: verdict(&stats), ..Said::out(unless_quiet(short::status(&stats, SystemTime::now()))) }
         }
-        Answer::Stats(stats) => Said::out(render::stats(&stats, SystemTime::now())),
+        Answer::Stats(stats) => Said::out(table::stats(&stats, SystemTime::now())),
         Answer::Report(report) => Said::out(render::report(report.as_deref())),
         Answer::Over => Said::out(String::new()),
     }
 }
 
 /// What `status` exits with.
-fn short(stats: &Stats) -> Code {
+fn verdict(stats: &Stats) -> Code {
     match stats.state.as_str() {
         "steady" | "held" => Code::Done,
         "degraded" => Code::Degraded,

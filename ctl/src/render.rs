@@ -1,9 +1,10 @@
-//! What a person reads: the answers of the master as text.
+//! What a person reads: the answers of the master as text. The figures of `stats` and `status` stand in `table` and
+//! `short`.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use proto::control::{LastRollout, Rollout, Stats, UnixMillis, WorkerStatus};
+use proto::control::{LastRollout, UnixMillis};
 use proto::worker::BootReport;
 
 use crate::clean::clean;
@@ -18,7 +19,8 @@ const FRAMES: usize = 5;
 /// How much of one such line it shows, in characters.
 const WIDTH: usize = 2000;
 
-fn text(bytes: &[u8]) -> String {
+/// A path as text.
+pub(crate) fn text(bytes: &[u8]) -> String {
     clean(&String::from_utf8_lossy(bytes))
 }
 
@@ -52,7 +54,7 @@ pub(crate) fn failed_rollout(message: &str, rollout: &LastRollout) -> String {
 }
 
 /// `phased-restart` as people say it.
-fn kind(kind: &str) -> String {
+pub(crate) fn kind(kind: &str) -> String {
     clean(kind).replace('-', " ")
 }
 
@@ -99,14 +101,20 @@ fn quoted(out: &mut String, line: &str) {
     let _ = writeln!(out, "  {}", format!("| {line}").trim_end());
 }
 
-fn headline(out: &mut String, indent: &str, r: &BootReport) {
-    let (release, message, took) = (text(&r.release), clean(&r.message), seconds(r.millis));
-    // "exited with status 1 after 0.83s"; a sentence that is no end of a process stands for itself.
-    let took = if r.exit.is_some() { format!(" after {took}") } else { format!(" (after {took})") };
-    let _ = writeln!(out, "{indent}{release}, slot {}, stage {}: {message}{took}", r.slot, r.stage);
+/// Which release failed where, in which stage, and how.
+pub(crate) fn headline(out: &mut String, indent: &str, r: &BootReport) {
+    let _ = writeln!(out, "{indent}{}, slot {}, {}", text(&r.release), r.slot, ending(r));
 }
 
-fn seconds(millis: u64) -> String {
+/// "stage ready: exited with status 1 after 0.83s"; a sentence that is no end of a process stands for itself.
+pub(crate) fn ending(r: &BootReport) -> String {
+    let (message, took) = (clean(&r.message), seconds(r.millis));
+    let took = if r.exit.is_some() { format!(" after {took}") } else { format!(" (after {took})") };
+    format!("stage {}: {message}{took}", r.stage)
+}
+
+/// Milliseconds as seconds.
+pub(crate) fn seconds(millis: u64) -> String {
     format!("{:.2}s", millis as f64 / 1e3)
 }
 
@@ -125,144 +133,9 @@ pub(crate) fn report(report: Option<&BootReport>) -> String {
     out
 }
 
-/// `status`: one line.
-pub(crate) fn status(s: &Stats) -> String {
-    // Which releases serve, by how many of the slots.
-    let mut serving: Vec<(&[u8], u32, u32)> = Vec::new();
-    for w in s.worker_status.iter().filter(|w| w.booted && w.state == "ready") {
-        match serving.iter_mut().find(|(release, phase, _)| *release == w.release && *phase == w.phase.0) {
-            Some((_, _, count)) => *count += 1,
-            None => serving.push((&w.release, w.phase.0, 1)),
-        }
-    }
-    let on = match serving.as_slice() {
-        [] => format!("{} (phase {})", text(&s.release), s.phase),
-        [(release, phase, _)] => format!("{} (phase {phase})", text(release)),
-        several => several
-            .iter()
-            .map(|(release, phase, count)| format!("{} (phase {phase}) ×{count}", text(release)))
-            .collect::<Vec<_>>()
-            .join(" and "),
-    };
-    let (name, state) = (clean(&s.name), clean(&s.state));
-    let good = match serving.as_slice() {
-        [(release, _, _)] if *release != s.release && s.rollout.is_none() => {
-            format!("; respawns use {}", text(&s.release))
-        }
-        _ => String::new(),
-    };
-    format!("{name}: {state}, {}/{} workers on {on}{good}\n", s.booted_workers, s.workers)
-}
-
-/// `stats`: everything. `now` is for ages.
-pub(crate) fn stats(s: &Stats, now: SystemTime) -> String {
-    let mut out = String::new();
-    let release = text(&s.release);
-    let _ = writeln!(
-        out,
-        "{}: {}, {}/{} workers booted, {} old, phase {}",
-        clean(&s.name),
-        clean(&s.state),
-        s.booted_workers,
-        s.workers,
-        s.old_workers,
-        s.phase
-    );
-    let gone = if s.release_gone { " (the directory is gone)" } else { "" };
-    let _ = writeln!(out, "release  {release}{gone}");
-    let drift = match &s.dir_target {
-        None => " (cannot be resolved)".into(),
-        Some(target) if *target == s.release => String::new(),
-        Some(target) => format!(" -> {} (not the release)", text(target)),
-    };
-    let _ = writeln!(out, "dir      {}{drift}", text(&s.dir));
-    for listener in &s.listeners {
-        let _ = writeln!(out, "listen   {}={}", clean(&listener.name), clean(&listener.address));
-    }
-    let _ = writeln!(out, "master   pid {}, version {}, up {}", s.pid, clean(&s.version), age(s.started_at, now));
-    if let Some(r) = &s.rollout {
-        rollout(&mut out, r, now);
-    }
-    if let Some(r) = &s.last_rollout {
-        last_rollout(&mut out, r, now);
-    }
-    out.push('\n');
-    workers(&mut out, &s.worker_status, now);
-    out
-}
-
-fn rollout(out: &mut String, r: &Rollout, now: SystemTime) {
-    let _ = writeln!(
-        out,
-        "rollout  {} {}, {}: {} -> {} (phase {}), {} of {} slots, for {}",
-        kind(&r.kind),
-        r.id,
-        clean(&r.state),
-        text(&r.from),
-        text(&r.to),
-        r.phase,
-        r.step,
-        r.of,
-        age(r.started_at, now)
-    );
-}
-
-fn last_rollout(out: &mut String, r: &LastRollout, now: SystemTime) {
-    let (kind, outcome, took) = (kind(&r.kind), clean(&r.outcome), seconds(r.millis));
-    let (from, to) = (text(&r.from), text(&r.to));
-    let since = age(r.ended_at, now);
-    let _ = write!(out, "last     {kind} {}, {outcome}: {from} -> {to} (phase {}), ", r.id, r.phase);
-    let _ = writeln!(out, "took {took}, ended {since} ago");
-    if let Some(report) = &r.report {
-        headline(out, "         ", report);
-    }
-}
-
-/// A row a worker, columns as wide as they need.
-fn workers(out: &mut String, all: &[WorkerStatus], now: SystemTime) {
-    const NAMES: [&str; 10] = ["SLOT", "PID", "APP", "PHASE", "STATE", "UP", "BOOT", "CRASHES", "RELEASE", "STATUS"];
-    const TO_THE_RIGHT: [bool; 10] = [true, true, true, true, false, true, true, true, false, false];
-    let mut rows = vec![NAMES.map(String::from)];
-    rows.extend(all.iter().map(|w| row(w, now)));
-    let widths: [usize; 10] =
-        std::array::from_fn(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or_default());
-    for cells in &rows {
-        let mut line = String::new();
-        for (i, cell) in cells.iter().enumerate() {
-            if i > 0 {
-                line.push_str("  ");
-            }
-            let width = widths[i];
-            let _ = if TO_THE_RIGHT[i] { write!(line, "{cell:>width$}") } else { write!(line, "{cell:<width$}") };
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-}
-
-fn row(w: &WorkerStatus, now: SystemTime) -> [String; 10] {
-    let or_dash = |pid: Option<u32>| pid.map_or_else(|| "-".into(), |p| p.to_string());
-    let release = text(w.release.rsplit(|b| *b == b'/').next().unwrap_or_default());
-    let status = w.last_status.as_deref().map(clean);
-    let exit = w.last_exit.as_deref().map(|e| format!("last: {}", clean(e)));
-    [
-        w.index.to_string(),
-        or_dash(w.pid),
-        or_dash(w.app_pid),
-        w.phase.to_string(),
-        clean(&w.state),
-        age(w.started_at, now),
-        w.boot_us.map_or_else(|| "-".into(), |us| seconds(us / 1000)),
-        w.crashes.to_string(),
-        release,
-        [status, exit].into_iter().flatten().collect::<Vec<_>>().join("; ").replace(['\n', '\t'], " "),
-    ]
-}
-
 /// How long ago, in at most two units.
-fn age(at: UnixMillis, now: SystemTime) -> String {
-    let at = UNIX_EPOCH + Duration::from_millis(at.min(i64::MAX as u64 / 1000));
-    let s = now.duration_since(at).unwrap_or_default().as_secs();
+pub(crate) fn age(at: UnixMillis, now: SystemTime) -> String {
+    let s = now.duration_since(moment(at)).unwrap_or_default().as_secs();
     let (minutes, hours, days) = (s / 60 % 60, s / 3600 % 24, s / 86_400);
     match s {
         0..60 => format!("{s}s"),
@@ -270,6 +143,23 @@ fn age(at: UnixMillis, now: SystemTime) -> String {
         3600..86_400 => format!("{hours}h{minutes:02}m"),
         _ => format!("{days}d{hours:02}h"),
     }
+}
+
+/// How much time is left until then, as people type it: `4m 10s`.
+pub(crate) fn left(until: UnixMillis, now: SystemTime) -> String {
+    let left = moment(until).duration_since(now).unwrap_or_default();
+    // Rounded up: it says 0s only when the time is over.
+    humantime::format_duration(Duration::from_secs(left.as_millis().div_ceil(1000) as u64)).to_string()
+}
+
+/// One beyond all clocks is cut.
+fn moment(at: UnixMillis) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(at.min(i64::MAX as u64 / 1000))
+}
+
+/// A message as part of a line.
+pub(crate) fn inline(message: &str) -> String {
+    clean(message.trim_end()).replace(['\n', '\t'], " ")
 }
 
 #[cfg(test)]
@@ -287,5 +177,22 @@ mod tests {
         assert_eq!(lines.len(), 1 + FRAMES + 1 + 1);
         assert!(lines[0].ends_with("(LoadError)"));
         assert_eq!(lines[lines.len() - 1], "bye");
+    }
+
+    #[test]
+    fn the_time_left_is_rounded_up() {
+        let at = |millis| UNIX_EPOCH + Duration::from_millis(millis);
+        for (until, now, wanted) in [
+            (250_000, 0, "4m 10s"),
+            (250_000, 1, "4m 10s"),
+            (250_000, 1_000, "4m 9s"),
+            (250_000, 249_999, "1s"),
+            (250_000, 250_000, "0s"),
+            (250_000, 999_000, "0s"),
+        ] {
+            assert_eq!(left(until, at(now)), wanted, "{until} {now}");
+        }
+        // No clock is too far off.
+        assert!(!left(u64::MAX, UNIX_EPOCH).is_empty());
     }
 }

@@ -30,6 +30,11 @@ fn every_command_asks_its_request() {
         ("reload-dir", Request::ReloadDir(None)),
         ("reload-dir /app/next", Request::ReloadDir(Some(b"/app/next".to_vec()))),
         ("reload-worker-directory", Request::ReloadDir(None)),
+        ("rehearse", Request::Rehearse(None)),
+        ("rehearse /app/next", Request::Rehearse(Some(b"/app/next".to_vec()))),
+        ("pause", Request::Pause),
+        ("resume", Request::Resume),
+        ("confirm", Request::Confirm),
         ("stop", Request::Stop),
         ("halt", Request::Halt),
     ] {
@@ -65,6 +70,10 @@ fn refusals_carry_their_code() {
         ("rollback", Request::Rollback, Code::Busy),
         ("scale -1", Request::Scale(Scale::Down(1)), Code::Failed),
         ("restart 9", Request::Restart(Slot(9)), Code::Failed),
+        ("rehearse", Request::Rehearse(None), Code::Busy),
+        ("pause", Request::Pause, Code::Failed),
+        ("resume", Request::Resume, Code::Failed),
+        ("confirm", Request::Confirm, Code::Failed),
     ] {
         let fake = Fake::new();
         let error = Reply::Error { code, message: "no: because".into(), report: None };
@@ -115,12 +124,16 @@ fn a_relative_directory_is_one_of_the_callers() {
     std::os::unix::fs::symlink("nowhere", cwd.join("current")).unwrap();
     for (word, wanted) in [(".", cwd.clone()), ("current", cwd.join("current")), ("../x", cwd.join("../x"))] {
         let wanted = wanted.as_os_str().as_bytes().to_vec();
-        let master = fake.answers(Request::ReloadDir(Some(wanted)), vec![done("", &[])]);
-        let mut command = ctl();
-        command.arg("--socket").arg(fake.path()).args(["reload-dir", word]).current_dir(&cwd);
-        Running::start(&mut command).end().is(0, "", "");
-        master.done();
-        std::fs::remove_file(fake.path()).unwrap();
+        for (name, request) in
+            [("reload-dir", Request::ReloadDir(Some(wanted.clone()))), ("rehearse", Request::Rehearse(Some(wanted)))]
+        {
+            let master = fake.answers(request, vec![done("", &[])]);
+            let mut command = ctl();
+            command.arg("--socket").arg(fake.path()).args([name, word]).current_dir(&cwd);
+            Running::start(&mut command).end().is(0, "", "");
+            master.done();
+            std::fs::remove_file(fake.path()).unwrap();
+        }
     }
 }
 
@@ -142,6 +155,14 @@ fn wrong_usage_is_2_and_json_under_json() {
         "phased-restart --soak 5",
         "phased-restart --surge x",
         "phased-restart extra",
+        "phased-restart --surge 101%",
+        "phased-restart --hold --confirm-within 5m",
+        "phased-restart --confirm-within 0",
+        "phased-restart --canary 10%",
+        "rehearse one two",
+        "pause extra",
+        "resume extra",
+        "confirm extra",
         "scale",
         "scale x",
         "restart",

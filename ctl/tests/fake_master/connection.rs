@@ -243,7 +243,7 @@ fn a_master_that_hangs_is_an_error() {
 
 #[test]
 fn a_master_that_goes_away_after_the_request_is_10() {
-    for words in ["stats", "abort", "scale 2", "stop"] {
+    for words in ["stats", "abort", "scale 2", "stop", "rehearse", "pause", "resume", "confirm"] {
         let fake = Fake::new();
         let master = fake.script(|peer| {
             peer.greet();

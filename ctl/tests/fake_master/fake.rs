@@ -300,6 +300,11 @@ pub(crate) fn stats() -> Box<Stats> {
         listeners: vec![ListenerStatus { name: "http".into(), address: "tcp://127.0.0.1:8080".into() }],
         rollout: None,
         last_rollout: None,
+        held: None,
+        confirm: None,
+        refused: Vec::new(),
+        state_dir: None,
+        state_trouble: None,
     })
 }
 

@@ -1,12 +1,12 @@
 //! `stats`, `status`, `report`, `events`: what only reads.
 
-use proto::control::{Reply, Request, Stats};
+use proto::control::{Confirm, Refused, Reply, Request, Stats};
 use proto::worker::ExitStatus;
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, NOON, boot_report, last_rollout, rollout, stats, worker};
 
-fn shown(words: &str, stats: Box<Stats>) -> crate::fake::Ran {
+pub(crate) fn shown(words: &str, stats: Box<Stats>) -> crate::fake::Ran {
     let fake = Fake::new();
     let master = fake.answers(Request::Stats, vec![Reply::Stats(stats)]);
     let ran = fake.ctl(words).end();
@@ -21,6 +21,15 @@ fn stats_as_json_has_exactly_these_keys_in_this_order() {
     s.worker_status[1].last_exit = Some("exited with status 1".into());
     s.rollout = Some(rollout());
     s.last_rollout = Some(*last_rollout("promoted", None));
+    s.held = Some(b"/app/releases/43".to_vec());
+    let (release, back_to) = (s.release.clone(), b"/app/releases/41".to_vec());
+    s.confirm = Some(Confirm { release, back_to, until: NOON + 250_000 });
+    s.refused = vec![
+        Refused { release: b"/app/releases/40".to_vec(), at: NOON, report: None },
+        Refused { release: b"/app/releases/43".to_vec(), at: NOON + 7, report: Some(boot_report("x\n")) },
+    ];
+    s.state_dir = Some(b"/var/lib/shop".to_vec());
+    s.state_trouble = Some("cannot write".into());
     let wanted = concat!(
         r#"{"name":"shop","version":"0.1.0","pid":99,"started_at":"2026-11-22T12:00:00.000Z","state":"steady","#,
         r#""dir":"/app/current","dir_target":"/app/releases/42","release":"/app/releases/42","release_gone":false,"#,
@@ -38,7 +47,14 @@ fn stats_as_json_has_exactly_these_keys_in_this_order() {
         r#""rollout":{"id":8,"kind":"phased-restart","from":"/app/releases/41","to":"/app/releases/42","phase":4,"#,
         r#""step":1,"of":2,"state":"rolling","started_at":"2026-11-22T12:00:00.000Z"},"#,
         r#""last_rollout":{"id":7,"kind":"phased-restart","from":"/app/releases/41","to":"/app/releases/42","#,
-        r#""phase":3,"outcome":"promoted","ended_at":"2026-11-22T12:00:00.005Z","seconds":1.25,"report":null}}"#,
+        r#""phase":3,"outcome":"promoted","ended_at":"2026-11-22T12:00:00.005Z","seconds":1.25,"report":null},"#,
+        r#""held":"/app/releases/43","confirm":{"release":"/app/releases/42","back_to":"/app/releases/41","#,
+        r#""until":"2026-11-22T12:04:10.000Z"},"#,
+        r#""refused":[{"release":"/app/releases/40","at":"2026-11-22T12:00:00.000Z","report":null},"#,
+        r#"{"release":"/app/releases/43","at":"2026-11-22T12:00:00.007Z","report":{"slot":0,"incarnation":5,"#,
+        r#""phase":3,"release":"/app/releases/42","stage":"ready","message":"exited with status 1","#,
+        r#""exit_status":1,"signal":null,"seconds":0.834,"output":"x\n"}}],"#,
+        r#""state_dir":"/var/lib/shop","state_trouble":"cannot write"}"#,
         "\n"
     );
     shown("stats --json", s).is(0, wanted, "");
@@ -52,9 +68,11 @@ fn stats_as_json_has_null_where_there_is_nothing() {
     (w.pid, w.app_pid, w.incarnation, w.boot_us, w.evidence, w.last_checkin) = (None, None, None, None, None, None);
     (w.state, w.booted) = ("backoff".into(), false);
     let json = shown("stats --json", s).json();
-    for key in ["dir_target", "rollout", "last_rollout"] {
-        assert_eq!(json[key], Value::Null, "{key}");
+    let object = json.as_object().unwrap();
+    for key in ["dir_target", "rollout", "last_rollout", "held", "confirm", "state_dir", "state_trouble"] {
+        assert_eq!(object.get(key), Some(&Value::Null), "{key}");
     }
+    assert_eq!(json["refused"], json!([]));
     for key in ["pid", "app_pid", "incarnation", "boot_seconds", "evidence", "last_checkin"] {
         assert_eq!(json["worker_status"][0][key], Value::Null, "{key}");
     }
@@ -108,7 +126,7 @@ SLOT PID APP PHASE STATE UP BOOT CRASHES RELEASE STATUS
 }
 
 /// The text with every age of a start at [`NOON`] replaced, and the table's padding squeezed.
-fn without_ages(ran: &crate::fake::Ran) -> String {
+pub(crate) fn without_ages(ran: &crate::fake::Ran) -> String {
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     let up = ran.out.split(" up ").nth(1).unwrap().lines().next().unwrap().to_owned();
     let mut out = String::new();
@@ -165,7 +183,11 @@ fn status_is_one_line_and_an_exit_code() {
         shown("status --quiet", s.clone()).is(code, "", "");
         let ran = shown("status --json", s);
         let wanted = format!(
-            r#"{{"ok":true,"state":"{state}","workers":2,"booted_workers":2,"release":"/app/releases/42","phase":3}}"#
+            concat!(
+                r#"{{"ok":true,"state":"{}","workers":2,"booted_workers":2,"release":"/app/releases/42","phase":3,"#,
+                r#""dir_target":"/app/releases/42","rollout":null,"held":null,"confirm":null,"state_trouble":null}}"#,
+            ),
+            state
         );
         ran.is(code, &format!("{wanted}\n"), "");
     }

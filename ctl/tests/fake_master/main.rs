@@ -7,4 +7,6 @@ mod commands;
 mod connection;
 mod fake;
 mod look;
+mod notes;
 mod restart;
+mod trust;

@@ -1,6 +1,7 @@
 //! `phased-restart`: waiting, streaming, and every way it can end.
 
 use nix::sys::signal::Signal;
+use proto::Surge;
 use proto::control::{Code, PhasedRestart, Reply, Request};
 use proto::worker::ExitStatus;
 use serde_json::json;
@@ -71,12 +72,27 @@ fn options_reach_the_master() {
     let wanted = PhasedRestart {
         dir: Some(b"/app/next".to_vec()),
         hold: true,
-        surge: Some(2),
+        surge: Some(Surge::Count(2)),
         max_unavailable: Some(1),
         soak_ms: Some(2500),
+        ..Default::default()
     };
     let master = fake.answers(Request::PhasedRestart(wanted), vec![accepted(), promoted()]);
     let words = "phased-restart --dir /app/next --hold --surge 2 --max-unavailable 1 --soak 2500ms --json";
+    assert_eq!(fake.ctl(words).end().json()["outcome"], "promoted");
+    master.done();
+
+    let fake = Fake::new();
+    let wanted = PhasedRestart {
+        surge: Some(Surge::Percent(25)),
+        no_rehearse: true,
+        canary: Some(1),
+        canary_soak_ms: Some(30_000),
+        confirm_within_ms: Some(600_000),
+        ..Default::default()
+    };
+    let master = fake.answers(Request::PhasedRestart(wanted), vec![accepted(), promoted()]);
+    let words = "phased-restart --surge 25% --no-rehearse --canary 1 --canary-soak 30s --confirm-within 10m --json";
     assert_eq!(fake.ctl(words).end().json()["outcome"], "promoted");
     master.done();
 }
