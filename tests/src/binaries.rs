@@ -23,6 +23,13 @@ pub fn binary(name: &str) -> PathBuf {
     folder().join(name)
 }
 
+/// The line that runs the fixture as a hook (or a check) of this name: what it does then stands in the release
+/// ([`crate::Site::hook_script`]).
+#[must_use]
+pub fn hook(name: &str) -> String {
+    format!("'{}' hook {name}", binary("fixture").display())
+}
+
 /// Copies one of the binaries. Another program does it: while this one held the copy open for writing, a process that another
 /// test forks meanwhile would hold it, too, and a program that is open for writing cannot be started.
 ///

@@ -38,7 +38,7 @@ impl App {
 /// One line of `apps.log`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// `start`, `serving`, `term` or `exit`.
+    /// `start`, `rehearsal`, `serving`, `term`, `exit` or `hook:NAME`.
     pub what: String,
     /// Who wrote it.
     pub app: App,

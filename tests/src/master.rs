@@ -35,6 +35,9 @@ pub struct Start<'a> {
     command: Option<Vec<OsString>>,
     env: Vec<(OsString, OsString)>,
     socket: PathBuf,
+    name: OsString,
+    dir: PathBuf,
+    state: Option<PathBuf>,
 }
 
 impl<'a> Start<'a> {
@@ -52,6 +55,9 @@ impl<'a> Start<'a> {
             command: Some(vec![binary("fixture").into()]),
             env: Vec::new(),
             socket: site.socket(),
+            name: "site".into(),
+            dir: site.current(),
+            state: Some(site.state()),
         }
     }
 
@@ -146,6 +152,27 @@ impl<'a> Start<'a> {
         self
     }
 
+    /// Another name.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Another `dir` than [`Site::current`].
+    #[must_use]
+    pub fn dir(mut self, dir: PathBuf) -> Self {
+        self.dir = dir;
+        self
+    }
+
+    /// Another state folder; `None`: nobody asks for one.
+    #[must_use]
+    pub fn state(mut self, folder: Option<PathBuf>) -> Self {
+        self.state = folder;
+        self
+    }
+
     fn spawn(&self) -> (Child, Arc<Lines>, Arc<Lines>) {
         let mut words = self.wrap.clone();
         if self.listener.is_some() {
@@ -154,13 +181,16 @@ impl<'a> Start<'a> {
         }
         words.push(self.bin.join("master").into());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).arg("--dir").arg(self.site.current());
+        command.args(&words[1..]).arg("--dir").arg(&self.dir);
         if let Some(workers) = self.workers {
             command.arg("--workers").arg(workers.to_string());
         }
         command.arg("--soak").arg(&self.soak);
-        command.arg("--name").arg("site").arg("--socket").arg(&self.socket);
-        command.arg("--state").arg(self.site.root().join("state")).args(&self.options);
+        command.arg("--name").arg(&self.name).arg("--socket").arg(&self.socket);
+        if let Some(state) = &self.state {
+            command.arg("--state").arg(state);
+        }
+        command.args(&self.options);
         for address in &self.listen {
             command.arg("--listen").arg(address);
         }
@@ -171,6 +201,7 @@ impl<'a> Start<'a> {
             command.env_remove(name);
         }
         command.env("XDG_RUNTIME_DIR", self.site.root().join("run"));
+        command.env("XDG_STATE_HOME", self.site.root().join("xdg-state"));
         // The mark by which everything of this site is found again.
         command.env("TEST_SITE", self.site.root()).envs(self.env.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.site.root());
@@ -384,6 +415,15 @@ impl<'a> Master<'a> {
         http::get(&self.address(), path).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
+    /// Waits until the running rollout is about this (`doing`).
+    ///
+    /// # Panics
+    /// As [`Self::until`].
+    #[track_caller]
+    pub fn until_doing(&self, word: &str) -> Stats {
+        self.until(&format!("the rollout is {word}"), |stats| doing(stats) == word)
+    }
+
     /// Runs `ctl` to its end.
     #[must_use]
     pub fn ctl(&self, args: &[&str]) -> Output {
@@ -477,6 +517,18 @@ pub fn name_of(path: &[u8]) -> String {
 pub fn ready(stats: &Stats) -> Vec<(u32, String)> {
     let ready = stats.worker_status.iter().filter(|worker| worker.state == "ready");
     ready.map(|worker| (worker.index.0, release_name(worker))).collect()
+}
+
+/// The names of the refused releases, the latest last.
+#[must_use]
+pub fn refused(stats: &Stats) -> Vec<String> {
+    stats.refused.iter().map(|refused| name_of(&refused.release)).collect()
+}
+
+/// What the running rollout is about: `hook`, `rehearsing`, `canary`, `paused` …; nothing runs: an empty word.
+#[must_use]
+pub fn doing(stats: &Stats) -> &str {
+    stats.rollout.as_ref().map_or("", |rollout| rollout.state.as_str())
 }
 
 /// Whether every slot has one worker, ready and of this release, and nothing else lives.

@@ -9,6 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use proto::control::Stats;
+use proto::worker::Evidence;
+
+use crate::master::{Master, Start, release_name};
+use crate::process;
 use crate::site::Site;
 
 /// The project's root.
@@ -168,4 +173,48 @@ impl Server {
         }
         to
     }
+
+    /// Makes a release of the same name out of the good one, that boots and then behaves like this: `sick`, `wakes`, `hangs`
+    /// or `dies`, as `tests/servers/APP/trust` says.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn behaves(&self, site: &Site, behaviour: &str) {
+        self.release(site, behaviour, "good");
+        let folder = self.release(site, behaviour, "trust");
+        fs::write(folder.join("behaviour"), behaviour).expect("a release's file");
+    }
+
+    /// Starts a master of it.
+    #[must_use]
+    pub fn start<'a>(&self, master: Start<'a>) -> Master<'a> {
+        let options = self.options();
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        master.options(&options).command(&self.command()).start()
+    }
+}
+
+/// Every slot is ready on `release`, and was seen to wait at the inherited socket.
+///
+/// # Panics
+/// When not.
+#[track_caller]
+pub fn all_on(stats: &Stats, release: &str) {
+    assert_eq!((stats.booted_workers, stats.old_workers), (2, 0), "{stats:#?}");
+    for worker in &stats.worker_status {
+        assert_eq!((release_name(worker).as_str(), worker.state.as_str()), (release, "ready"), "{stats:#?}");
+        assert_eq!(worker.evidence, Some(Evidence::Accepting), "{stats:#?}");
+    }
+}
+
+/// The master ends well, and nothing of its apps is left.
+///
+/// # Panics
+/// When not.
+#[track_caller]
+pub fn stopped(mut master: Master<'_>) {
+    let _ = master.ctl(&["stop"]).expect(0);
+    assert_eq!(master.end().code(), Some(0));
+    let left = process::of_site(master.site().root());
+    assert!(left.is_empty(), "left behind:\n{}", process::table(&left));
 }

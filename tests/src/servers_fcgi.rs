@@ -1,9 +1,10 @@
 //! The smallest FastCGI client, for php-fpm.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crate::http::Address;
@@ -68,45 +69,50 @@ pub fn get(address: &Address, script: &Path) -> io::Result<String> {
 #[derive(Debug)]
 pub struct FcgiLoad {
     stop: Arc<AtomicBool>,
-    answers: Arc<AtomicU64>,
-    clients: Vec<JoinHandle<Vec<String>>>,
+    /// Each returns the releases that answered it, and its failures.
+    clients: Vec<JoinHandle<(BTreeSet<String>, Vec<String>)>>,
 }
 
 impl FcgiLoad {
     /// `count` clients for `script`, a path through the symlink.
     #[must_use]
     pub fn start(address: &Address, script: &Path, count: usize) -> Self {
-        let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
         let client = || {
-            let (stop, answers) = (Arc::clone(&stop), Arc::clone(&answers));
+            let stop = Arc::clone(&stop);
             let (address, script) = (address.clone(), script.to_owned());
             thread::spawn(move || {
-                let mut failures = Vec::new();
+                let (mut releases, mut failures) = (BTreeSet::new(), Vec::new());
                 while !stop.load(Ordering::Relaxed) && failures.is_empty() {
                     match get(&address, &script) {
-                        Ok(body) if body.starts_with("release=") => {
-                            answers.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Ok(body) => failures.push(body),
+                        Ok(body) => match body.strip_prefix("release=").and_then(|rest| rest.split(' ').next()) {
+                            Some(release) => _ = releases.insert(release.to_owned()),
+                            None => failures.push(body),
+                        },
                         Err(error) => failures.push(error.to_string()),
                     }
                 }
-                failures
+                (releases, failures)
             })
         };
         let clients = (0..count).map(|_| client()).collect();
-        Self { stop, answers, clients }
+        Self { stop, clients }
     }
 
-    /// Ends the clients and demands that nothing failed and something was answered.
+    /// Ends the clients and demands that nothing failed; the releases that answered.
     ///
     /// # Panics
-    /// Otherwise.
-    pub fn finish(self) {
+    /// When something failed, or nobody answered.
+    pub fn finish(self) -> BTreeSet<String> {
         self.stop.store(true, Ordering::Relaxed);
-        let failures: Vec<String> =
-            self.clients.into_iter().flat_map(|client| client.join().expect("a client")).collect();
+        let (mut releases, mut failures) = (BTreeSet::new(), Vec::new());
+        for client in self.clients {
+            let (seen, failed) = client.join().expect("a client");
+            releases.extend(seen);
+            failures.extend(failed);
+        }
         assert!(failures.is_empty(), "{} requests failed: {failures:#?}", failures.len());
-        assert!(self.answers.load(Ordering::Relaxed) > 0, "the clients had nothing to do");
+        assert!(!releases.is_empty(), "the clients had nothing to do");
+        releases
     }
 }

@@ -44,6 +44,8 @@ impl Site {
     #[must_use]
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
+        // Building them, where nobody has, takes none of the test's time.
+        let _ = crate::binaries::folder();
         let folder = tempfile::Builder::new().prefix("ph-").tempdir().expect("a folder");
         // Other users reach into it in tests of permission; what has to be private is so by its own mode.
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
@@ -101,6 +103,12 @@ impl Site {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.root().join("run/site.sock")
+    }
+
+    /// The state folder that [`Self::master`] is given.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.root().join("state")
     }
 
     /// Makes (or rewrites) a release whose app does what `script` says.
@@ -196,12 +204,60 @@ impl Site {
         self.history().iter().filter(|entry| entry.what == "start" && entry.app.release == release).count()
     }
 
+    /// How often a release was rehearsed.
+    #[must_use]
+    pub fn rehearsals(&self, release: &str) -> usize {
+        self.history().iter().filter(|entry| entry.what == "rehearsal" && entry.app.release == release).count()
+    }
+
+    /// How often a hook (a check) ran in a release.
+    #[must_use]
+    pub fn hooks(&self, hook: &str, release: &str) -> usize {
+        let what = format!("hook:{hook}");
+        self.history().iter().filter(|entry| entry.what == what && entry.app.release == release).count()
+    }
+
+    /// What `fixture hook NAME` does in a release, beyond recording what it was given.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn hook_script(&self, release: &str, hook: &str, script: &str) {
+        fs::write(self.release_dir(release).join(format!("hook-{hook}")), script).expect("a release's file");
+    }
+
+    /// What processes recorded under a name (`src/bin/fixture/record.rs`), in order.
+    ///
+    /// # Panics
+    /// When something else stands there.
+    #[must_use]
+    pub fn records(&self, name: &str) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.root().join("records.jsonl")).unwrap_or_default();
+        let all = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a record"));
+        all.filter(|record| record["name"] == name).collect()
+    }
+
+    /// What the apps of a release with `access-log` did on one address: `accepted` or the path of a request, in order.
+    #[must_use]
+    pub fn accesses(&self, release: &str, address: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.root().join("access.log")).unwrap_or_default();
+        let of = |line: &str| {
+            let mut words = line.split_whitespace();
+            let (by, _, on, what) = (words.next()?, words.next()?, words.next()?, words.next()?);
+            (by == release && on == address).then(|| what.to_owned())
+        };
+        text.lines().filter_map(of).collect()
+    }
+
     /// The fewest apps that served at the same time, from the moment when `at_first` served for the first time: an app
-    /// serves from `serving` until `term`. It counts what the apps saw, so crashes must not be among what happened.
+    /// serves from `serving` until `term`; one that is rehearsed does not. It counts what the apps saw, so crashes must not
+    /// be among what happened.
     #[must_use]
     pub fn fewest_serving(&self, at_first: usize) -> usize {
         let (mut serving, mut fewest, mut begun) = (0_usize, usize::MAX, false);
-        for entry in self.history() {
+        let history = self.history();
+        let rehearsed: Vec<i32> =
+            history.iter().filter(|entry| entry.what == "rehearsal").map(|entry| entry.app.pid).collect();
+        for entry in history.iter().filter(|entry| !rehearsed.contains(&entry.app.pid)) {
             match entry.what.as_str() {
                 "serving" => serving += 1,
                 "term" => serving = serving.saturating_sub(1),
@@ -254,7 +310,9 @@ impl Scene {
         }
         eprintln!("\n======== {why}: {}", self.root().display());
         eprintln!("-------- processes\n{}", process::table(&process::of_site(self.root())));
-        eprintln!("-------- apps.log\n{}", fs::read_to_string(self.root().join("apps.log")).unwrap_or_default());
+        for log in ["apps.log", "access.log", "records.jsonl"] {
+            eprintln!("-------- {log}\n{}", fs::read_to_string(self.root().join(log)).unwrap_or_default());
+        }
         for (name, lines) in self.logs.lock().expect("no panics under this lock").iter() {
             let all = lines.all();
             let skipped = all.len().saturating_sub(400);

@@ -25,11 +25,13 @@ fn it_shows_what_it_promises() {
         ("a good release", "promoted (exit code 0): release 2"),
         ("a broken release", "refused (exit code 3): release 2 goes on"),
         ("a killed worker", "respawned with release 2"),
-        ("the repaired release", "promoted (exit code 0): release 4"),
+        ("a sick release", "refused (exit code 3): release 2 goes on"),
+        ("the repaired release", "promoted (exit code 0): release 5"),
     ] {
         assert!(row(name).is_some_and(|row| row.ends_with(outcome)), "{name}: {text}");
     }
     assert!(text.contains("  | missing column users.locale"), "{text}");
+    assert!(text.contains("stage check: check http:/health: HTTP/1.1 500"), "{text}");
     let root = folder(&text);
     assert!(!root.exists(), "{} is left over", root.display());
     assert_eq!(process::of_site(&root), []);

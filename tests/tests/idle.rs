@@ -111,6 +111,43 @@ fn nothing_ticks_when_held_or_listened_to() {
 }
 
 #[test]
+fn nothing_ticks_with_checks_and_hooks() {
+    let site = Site::new();
+    let (hook, check) = (tests::binaries::hook("hook"), format!("exec:{}", tests::binaries::hook("check")));
+    let options = ["--check", "http:/health", "--check", &check, "--before-rollout", &hook, "--before-boot", &hook];
+    let others = ["--on-promote", &hook, "--on-failure", &hook, "--canary", "1", "--canary-soak", "1ms"];
+    site.release("41", "");
+    site.deploy("41");
+    let master = site.master().workers(2).options(&options).options(&others).start();
+    master.until_state("steady");
+    assert_idle(&master);
+    for (release, code) in [("42", 0), ("43", 3)] {
+        site.release(release, if code == 0 { "" } else { "live slot 1 exit 1" });
+        master.roll(release).expect(code);
+        // What runs afterwards is over.
+        master.until("the hook has left", |_| process::of_site(site.root()).len() == 5);
+        assert_idle(&master);
+    }
+    master.ctl(&["rehearse"]).expect(0);
+    assert_idle(&master);
+}
+
+#[test]
+fn a_largest_age_is_a_timer_a_worker_in_the_master_alone() {
+    let site = Site::new();
+    site.release("41", "");
+    site.deploy("41");
+    let master = site.master().workers(2).options(&["--max-age", "10m"]).start();
+    master.until_state("steady");
+    for worker in master.stats().worker_status {
+        let pid = worker.pid.expect("a pid") as i32;
+        let calls = settled(pid);
+        assert!(calls.iter().all(|call| timeout(call).is_none()), "{calls:?}");
+        assert_eq!(armed(pid), [""; 0]);
+    }
+}
+
+#[test]
 fn a_crash_leaves_one_timer_that_goes_off_once() {
     // After a minute of health the crash is forgotten: that needs a timer, once, and nothing periodic.
     let site = Site::new();

@@ -40,6 +40,11 @@ fn find(kind: &[&str]) -> Block {
     found.unwrap_or_else(|| panic!("README.md has no block ```{}", kind.join(" ")))
 }
 
+/// A port of the kernel's choice: tests run side by side.
+fn any_port(text: &str) -> String {
+    text.replace("tcp://127.0.0.1:8080", "tcp://127.0.0.1:0")
+}
+
 /// A folder in which a newcomer types.
 struct Terminal {
     folder: tempfile::TempDir,
@@ -55,8 +60,7 @@ impl Terminal {
     }
 
     fn shell(&self, text: &str) -> Command {
-        // A port of the kernel's choice: tests run side by side.
-        let text = text.replace("tcp://127.0.0.1:8080", "tcp://127.0.0.1:0");
+        let text = any_port(text);
         let own = std::env::var("PATH").unwrap_or_default();
         let path = format!("{}:{}:{own}", binaries::folder().display(), servers::folder().join("bin").display());
         let mut command = Command::new("sh");
@@ -64,7 +68,7 @@ impl Terminal {
         for name in ["PHASED_SOCKET", "PHASED_NAME", "RUNTIME_DIRECTORY", "STATE_DIRECTORY", "WEB_CONCURRENCY"] {
             command.env_remove(name);
         }
-        command.env("XDG_RUNTIME_DIR", self.path()).env("XDG_STATE_HOME", self.path());
+        command.env("XDG_RUNTIME_DIR", self.path()).env("XDG_STATE_HOME", self.path().join("state"));
         command
     }
 
@@ -73,6 +77,14 @@ impl Terminal {
         let output = self.shell(&block.text).output().expect("sh");
         let text = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Types a line, which has to end like this; what it prints.
+    #[track_caller]
+    fn types(&self, text: &str, code: i32) -> String {
+        let (ended, printed) = self.run(&Block { kind: Vec::new(), text: text.into() });
+        assert_eq!(ended, Some(code), "{text}\n{printed}");
+        printed
     }
 
     /// Types a block into another terminal, and waits until so many workers are ready.
@@ -85,7 +97,8 @@ impl Terminal {
         while ready < workers {
             let line = lines.next().and_then(Result::ok);
             let line = line.unwrap_or_else(|| panic!("it ended before {workers} workers were ready:\n{seen}"));
-            ready += usize::from(line.contains("ready after"));
+            // (A rehearsal is not a slot.)
+            ready += usize::from(line.contains(" slot ") && line.contains("ready after"));
             seen.push_str(&line);
             seen.push('\n');
         }
@@ -157,6 +170,81 @@ fn and_with_puma() {
     let master = terminal.start(&find(&["sh", "puma"]), 2);
     let stop = Block { kind: Vec::new(), text: "ctl stop".into() };
     assert_eq!(terminal.run(&stop).0, Some(0));
+    master.end();
+}
+
+/// The example's application, in a folder, and its master with these further options.
+fn five_minutes_with(options: &str) -> (Terminal, Background) {
+    let terminal = Terminal::open();
+    let setup = find(&["sh"]);
+    assert_eq!(terminal.run(&setup).0, Some(0), "{}", setup.text);
+    let mut master = find(&["sh", "master"]);
+    let more = master.text.replace(" -- ", &format!(" {options} -- "));
+    assert_ne!(more, master.text, "there is no place for {options}");
+    master.text = more;
+    let master = terminal.start(&master, 2);
+    (terminal, master)
+}
+
+#[test]
+fn checks() {
+    let (terminal, master) = five_minutes_with("--check http:/health");
+    let (code, text) = terminal.run(&find(&["sh", "check"]));
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("unable to boot with new codebase, using old one"), "{text}");
+    assert!(text.contains("stage check: check http:/health: HTTP/1.1 500 Internal Server Error"), "{text}");
+    assert!(text.contains("  | no database\n"), "{text}");
+    assert!(terminal.types("ctl status", 0).contains("releases/1 (phase 0)"));
+    assert!(terminal.types("ctl rehearse app/releases/2", 3).contains("no database"));
+    let _ = terminal.types("ctl rehearse app/releases/1", 0);
+    // A deployer that polls.
+    let _ = terminal.types("ctl phased-restart --if-new", 3);
+    let _ = terminal.types("ln -sfn releases/1 app/current && ctl phased-restart --if-new", 0);
+    let _ = terminal.types("ctl stop", 0);
+    master.end();
+}
+
+#[test]
+fn steps_and_second_thoughts() {
+    let (terminal, master) = five_minutes_with("--check http:/health");
+    let steps = find(&["sh", "steps"]);
+    let mut text = String::new();
+    // The verdict of the smoke test, and what is said then of a confirm.
+    for (verdict, pending) in [(1, true), (0, false)] {
+        let deploy =
+            "cp -r app/releases/1 app/releases/next$$; ln -sfn releases/next$$ app/current; chmod +x smoke-test";
+        let _ = terminal.types(&format!("echo 'exit {verdict}' > smoke-test; {deploy}"), 0);
+        let (ended, printed) = terminal.run(&steps);
+        assert_eq!(ended, Some(verdict), "{printed}");
+        text = terminal.types("ctl --json stats", 0);
+        assert!(text.contains("\"state\":\"steady\"") || text.contains("\"state\": \"steady\""), "{text}");
+        assert_eq!(terminal.types("ctl stats", 0).contains("confirm"), pending, "{text}");
+    }
+    assert!(text.contains("releases/next"), "{text}");
+    let _ = terminal.types("ctl confirm", 1);
+    let _ = terminal.types("ctl stop", 0);
+    master.end();
+}
+
+#[test]
+fn configuration() {
+    let terminal = Terminal::open();
+    let setup = find(&["sh"]);
+    assert_eq!(terminal.run(&setup).0, Some(0), "{}", setup.text);
+    fs::write(terminal.path().join("phased.toml"), any_port(&find(&["toml"]).text)).expect("phased.toml");
+    let (code, text) = terminal.run(&find(&["sh", "config"]));
+    assert_eq!(code, Some(0), "{text}");
+    for words in ["http:/health", "gunicorn", "phased.toml"] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    let start = |options: &str| Block { kind: Vec::new(), text: format!("master --config phased.toml {options}") };
+    let master = terminal.start(&start(""), 2);
+    let _ = terminal.types("ctl stop", 0);
+    master.end();
+    // The command line wins, also where the file says what to run.
+    let master = terminal.start(&start("--workers 1"), 1);
+    assert!(terminal.types("ctl status", 0).contains("1/1 workers"));
+    let _ = terminal.types("ctl stop", 0);
     master.end();
 }
 

@@ -6,6 +6,7 @@
 
 use nix::sys::signal::Signal;
 use rollout::{Event, ReleaseId, Rollout, Settings};
+use tests::binaries::hook;
 use tests::master::{all_on, app_pid};
 use tests::{Ctl, Load, Master, Site, process};
 
@@ -114,6 +115,88 @@ fn without_surge_and_degraded() {
     assert!(steps > 20, "{steps} steps");
 }
 
+/// Options with everything that a release has to pass, and what the mind makes of them.
+const TRUST: &str =
+    "soak=0s drain=30s boot=60s checks=500ms rehearse before-rollout on-promote on-failure canary=1 canary-soak=1ms";
+
+/// A master with these options whose start is in the trace: its first step is the end of the hook.
+fn start_trusting<'a>(site: &'a Site, surge: u64) -> Master<'a> {
+    site.release("41", "");
+    site.hook_script("41", "migrate", "gate first");
+    site.deploy("41");
+    let (surge, migrate, promoted, failed) = (surge.to_string(), hook("migrate"), hook("promoted"), hook("failed"));
+    let options =
+        ["--surge", &surge, "--check", "http:/health", "--check-timeout", "500ms", "--before-rollout", &migrate];
+    let hooks = ["--on-promote", &promoted, "--on-failure", &failed, "--canary", "1", "--canary-soak", "1ms"];
+    let master = site.master().workers(3).options(&options).options(&hooks).start();
+    site.open("first");
+    master.until_state("steady");
+    site.hook_script("41", "migrate", "");
+    master
+}
+
+/// Releases that do not pass what 41 passes.
+fn bad_ones(site: &Site) {
+    site.release("sick", "health 500 no database");
+    site.release("unmigrated", "");
+    site.hook_script("unmigrated", "migrate", "exit 1");
+    site.release("late", "live slot 1 exit 1");
+}
+
+#[test]
+fn hooks_rehearsals_steps_and_second_thoughts() {
+    let site = Site::new();
+    let master = start_trusting(&site, 1);
+    bad_ones(&site);
+    for bad in ["sick", "unmigrated", "late"] {
+        master.roll(bad).expect(3);
+    }
+    site.release("42", "live slot 1 gate boot");
+    site.deploy("42");
+    master.ctl(&["phased-restart", "--dir", site.release_dir("41").to_str().expect("a path")]).expect(0);
+    let ctl = master.ctl_start(&["phased-restart", "--confirm-within", "10m"]);
+    let booting = site.arrival("boot");
+    let pause = master.ctl_start(&["pause"]);
+    master.until_doing("paused");
+    process::signal(app_pid(&master.slot(2)[0]).expect("a pid"), Signal::SIGKILL);
+    booting.open();
+    pause.end().expect(0);
+    master.ctl(&["resume"]).expect(0);
+    ctl.end().expect(0);
+    master.ctl(&["confirm"]).expect(0);
+    master.ctl(&["rehearse"]).expect(0);
+    master.ctl(&["phased-restart", "--if-new"]).expect(0);
+    site.release("43", "");
+    site.deploy("43");
+    let seen = master.trace().len();
+    master.ctl(&["phased-restart", "--no-rehearse", "--confirm-within", "1ms"]).expect(0);
+    master.until_step(seen, "nobody confirms", |step| step.starts_with("> fired confirm"));
+    site.open("boot");
+    let stats = master.until("it is rolled back", |stats| {
+        stats.rollout.is_none() && stats.last_rollout.as_ref().is_some_and(|last| last.kind == "rollback")
+    });
+    assert!(all_on(&stats, "42"), "{stats:#?}");
+    let steps = replay(&format!("workers=3 surge=1 max-unavailable=0 {TRUST}"), &stop(master));
+    assert!(steps > 60, "{steps} steps");
+}
+
+#[test]
+fn ages_and_sizes() {
+    let site = Site::new();
+    let master = start(&site, 2, &["--max-age", "500ms", "--max-memory", "100M"]);
+    let seen = master.trace().len();
+    site.release("41", "grow-gate grow 200");
+    let recycled = |from| master.until_step(from, "one is replaced", |step| step.contains("< note recycling"));
+    let second = recycled(recycled(seen) + 1);
+    site.arrival("grow").open();
+    let outgrown = master.until_step(second, "one is too large", |step| step.starts_with("> outgrown"));
+    recycled(outgrown);
+    site.release("42", "");
+    master.roll("42").expect(0);
+    let steps = replay("workers=2 surge=1 max-unavailable=0 soak=0s drain=30s boot=60s max-age=500ms", &stop(master));
+    assert!(steps > 20, "{steps} steps");
+}
+
 /// The same numbers for the same seed (xorshift).
 struct Dice(u64);
 
@@ -130,24 +213,37 @@ impl Dice {
 /// in the end everything is as it should be, with nothing left over. `$SEED` tries another course.
 #[test]
 fn random_courses() {
-    let seeds = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).map_or(vec![1, 2, 3], |seed| vec![seed]);
-    for seed in seeds {
-        random_course(seed);
+    for seed in seeds() {
+        random_course(seed, false);
     }
 }
 
-fn random_course(seed: u64) {
+/// The same with hooks, checks, rehearsals, canaries, pauses and windows to confirm; and nobody ever sees a release that fails
+/// its hook or its check.
+#[test]
+fn random_courses_with_trust() {
+    for seed in seeds() {
+        random_course(seed, true);
+    }
+}
+
+fn seeds() -> Vec<u64> {
+    std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).map_or(vec![1, 2, 3], |seed| vec![seed])
+}
+
+fn random_course(seed: u64, trust: bool) {
     println!("seed {seed}");
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let site = Site::new();
     let surge = 1 + dice.below(2);
-    let master = start(&site, 3, &["--surge", &surge.to_string()]);
+    let master = if trust { start_trusting(&site, surge) } else { start(&site, 3, &["--surge", &surge.to_string()]) };
     let load = Load::start(&master.address());
     for name in ["42", "43"] {
         site.release(name, "");
     }
     site.release("broken", "slot 0 exit 1\nslot 1 exit 1");
-    let orders: [&[&str]; 8] = [
+    bad_ones(&site);
+    let mut orders: Vec<&[&str]> = vec![
         &["phased-restart"],
         &["phased-restart"],
         &["phased-restart", "--hold"],
@@ -157,8 +253,19 @@ fn random_course(seed: u64) {
         &["scale", "+1"],
         &["scale", "3"],
     ];
+    let mut releases = vec!["41", "42", "43", "broken"];
+    if trust {
+        orders.extend([
+            &["phased-restart", "--confirm-within", "50ms"][..],
+            &["phased-restart", "--canary", "2", "--canary-soak", "50ms"],
+            &["phased-restart", "--if-new", "--surge", "50%"],
+            &["rehearse"],
+            &["confirm"],
+        ]);
+        releases.extend(["42", "43", "sick", "unmigrated", "late"]);
+    }
     for _ in 0..12 {
-        site.deploy(["41", "42", "43", "broken"][dice.below(4) as usize]);
+        site.deploy(releases[dice.below(releases.len() as u64) as usize]);
         let order = orders[dice.below(orders.len() as u64) as usize];
         println!("{order:?} to {:?}", std::fs::read_link(site.current()).expect("a symlink"));
         let seen = master.trace().len();
@@ -167,8 +274,13 @@ fn random_course(seed: u64) {
             // The command itself is a step, whatever comes of it.
             master.until_step(seen, "the command", |step| step.starts_with("> command"));
         }
+        let pause = (trust && dice.below(3) == 0).then(|| master.ctl_start(&["pause"]));
         for _ in 0..dice.below(3) {
             kill_a_worker(&master, &mut dice);
+        }
+        if let Some(pause) = pause {
+            finish(pause);
+            finish(master.ctl_start(&["resume"]));
         }
         if dice.below(4) == 0 {
             let code = master.ctl(&["abort"]).code.expect("an exit code");
@@ -177,6 +289,9 @@ fn random_course(seed: u64) {
         finish(ctl);
         master.until("every slot is filled", |stats| stats.rollout.is_none() && stats.booted_workers == stats.workers);
     }
+    // A window may be open, or just have ended.
+    finish(master.ctl_start(&["confirm"]));
+    master.until("nothing runs", |stats| stats.rollout.is_none());
     if master.stats().state == "held" {
         master.ctl(&["rollback"]).expect(0);
     }
@@ -187,10 +302,19 @@ fn random_course(seed: u64) {
     master.ctl(&["phased-restart"]).expect(0);
     let stats = master.until("nothing but the known-good release", |stats| all_on(stats, &good));
     load.more(20);
-    load.finish();
-    let family = process::descendants(master.pid());
+    let tally = load.finish();
+    if trust {
+        for bad in ["sick", "unmigrated"] {
+            assert_eq!(tally.releases.get(bad), None, "answers by {bad}");
+        }
+    }
+    // (A hook may just be ending.)
+    let family = || process::descendants(master.pid());
+    master.until("no hook runs", |_| !trust || family().len() == 2 * stats.workers as usize);
+    let family = family();
     assert_eq!(family.len(), 2 * stats.workers as usize, "{}", process::table(&family));
-    replay(&format!("workers=3 surge={surge} max-unavailable=0 soak=0s drain=30s boot=60s"), &stop(master));
+    let settings = if trust { TRUST } else { "soak=0s drain=30s boot=60s" };
+    replay(&format!("workers=3 surge={surge} max-unavailable=0 {settings}"), &stop(master));
 }
 
 fn kill_a_worker(master: &Master<'_>, dice: &mut Dice) {

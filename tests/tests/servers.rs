@@ -13,27 +13,9 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use proto::control::{Stats, WorkerStatus};
-use proto::worker::Evidence;
-use tests::master::release_name;
-use tests::servers::{self, Server};
+use tests::servers::{self, Server, all_on, stopped};
 use tests::servers_fcgi::{self, FcgiLoad};
-use tests::{Load, Master, Site, Start, process};
-
-/// Every slot is ready on `release`, and was seen to wait at the inherited socket.
-#[track_caller]
-fn all_on(stats: &Stats, release: &str) {
-    assert_eq!((stats.booted_workers, stats.old_workers), (2, 0), "{stats:#?}");
-    for worker in &stats.worker_status {
-        assert_eq!((release_name(worker).as_str(), worker.state.as_str()), (release, "ready"), "{stats:#?}");
-        assert_eq!(worker.evidence, Some(Evidence::Accepting), "{stats:#?}");
-    }
-}
-
-fn start<'a>(server: &Server, master: Start<'a>) -> Master<'a> {
-    let options = server.options();
-    let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    master.options(&options).command(&server.command()).start()
-}
+use tests::{Load, Master, Site, process};
 
 /// A release `one` of a server that serves in two slots.
 fn steady<'a>(site: &'a Site, server: &Server) -> Master<'a> {
@@ -42,7 +24,7 @@ fn steady<'a>(site: &'a Site, server: &Server) -> Master<'a> {
     }
     server.release(site, "broken", "broken");
     site.deploy("one");
-    let master = start(server, site.master().options(&["--ready", "auto"]));
+    let master = server.start(site.master().options(&["--ready", "auto"]));
     all_on(&master.until_state("steady"), "one");
     master
 }
@@ -78,15 +60,6 @@ fn respawned_with_known_good(master: &Master<'_>, victim: fn(&WorkerStatus) -> O
     for pid in family {
         master.site().until_ended(pid);
     }
-}
-
-/// The master ends well, and nothing of its apps is left.
-#[track_caller]
-fn stopped(mut master: Master<'_>) {
-    let _ = master.ctl(&["stop"]).expect(0);
-    assert_eq!(master.end().code(), Some(0));
-    let left = process::of_site(master.site().root());
-    assert!(left.is_empty(), "left behind:\n{}", process::table(&left));
 }
 
 /// What is demanded of every HTTP server.
@@ -185,7 +158,7 @@ fn php_fpm_on(listen: &dyn Fn(&Site) -> String) {
     server.release(&site, "broken", "broken");
     site.deploy("one");
     let listen = listen(&site);
-    let master = start(&server, site.master().listen(&[&listen]));
+    let master = server.start(site.master().listen(&[&listen]));
     all_on(&master.until_state("steady"), "one");
     let address = master.address();
     // As a web server has it: through the symlink, which names the broken release for a while.
@@ -198,7 +171,7 @@ fn php_fpm_on(listen: &dyn Fn(&Site) -> String) {
     all_on(&master.stats(), "two");
     refused(&master, &server);
     respawned_with_known_good(&master, |slot| slot.pid);
-    load.finish();
+    assert!(!load.finish().contains("broken"));
     respawned_with_known_good(&master, |slot| slot.app_pid);
     assert!(get().starts_with("release=two "), "{}", get());
     stopped(master);

@@ -1,7 +1,8 @@
 //! A small HTTP server for the demo and the bench: one thread, poll(2), keep-alive, graceful on TERM.
 //!
 //! Its release directory says what it does: `version` is in each answer, `boot_ms` (where there is one) is how long a
-//! boot takes, `needs` (where there is one) is what the app looks for at boot and does not find: it panics.
+//! boot takes, `needs` (where there is one) is what the app looks for at boot and does not find: it panics. `sick` (where
+//! there is one) is what it says at /health, with status 500.
 //! `$APP_EVENTS` (where set) is the path of a datagram socket that is told `boot` (the first thing that the app does) and
 //! `ready`, each with the pid and the time ([`moment`]).
 
@@ -65,7 +66,8 @@ pub fn run() -> io::Result<()> {
     if let Ok(needs) = fs::read_to_string("needs") {
         panic!("missing column {}", needs.trim());
     }
-    let body = format!("{version}\n");
+    let sick = fs::read_to_string("sick").ok().map(|why| format!("{}\n", why.trim()));
+    let words = Words { body: format!("{version}\n"), sick };
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.thread_block()?;
@@ -75,7 +77,23 @@ pub fn run() -> io::Result<()> {
     listener.set_nonblocking(true)?;
     tell("ready");
     say_ready();
-    serve(&listener, &term, &body)
+    serve(&listener, &term, &words)
+}
+
+/// What it answers.
+struct Words {
+    body: String,
+    sick: Option<String>,
+}
+
+impl Words {
+    /// Status and body for the request with this head, in lower case.
+    fn answer(&self, head: &str) -> (&'static str, &str) {
+        match &self.sick {
+            Some(why) if head.starts_with("get /health ") => ("500 Internal Server Error", why),
+            _ => ("200 OK", &self.body),
+        }
+    }
 }
 
 /// READY=1 on the socket that sd_notify(3) names.
@@ -88,7 +106,7 @@ fn say_ready() {
     let _ = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &to));
 }
 
-fn serve(listener: &TcpListener, term: &SignalFd, body: &str) -> io::Result<()> {
+fn serve(listener: &TcpListener, term: &SignalFd, words: &Words) -> io::Result<()> {
     let mut connections: Vec<Connection> = Vec::new();
     let mut end: Option<Instant> = None;
     loop {
@@ -120,7 +138,7 @@ fn serve(listener: &TcpListener, term: &SignalFd, body: &str) -> io::Result<()> 
         let mut at = 0;
         connections.retain_mut(|connection| {
             at += 1;
-            !ready[at - 1] || connection.turn(body, end.is_some()).unwrap_or(false)
+            !ready[at - 1] || connection.turn(words, end.is_some()).unwrap_or(false)
         });
         if !stop && ready.get(count).is_some_and(|ready| *ready) {
             for _ in 0..BURST {
@@ -129,7 +147,7 @@ fn serve(listener: &TcpListener, term: &SignalFd, body: &str) -> io::Result<()> 
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
                 let mut connection = Connection { stream, request: Vec::new(), answered: false };
-                if connection.turn(body, false).unwrap_or(false) {
+                if connection.turn(words, false).unwrap_or(false) {
                     connections.push(connection);
                 }
             }
@@ -139,7 +157,7 @@ fn serve(listener: &TcpListener, term: &SignalFd, body: &str) -> io::Result<()> 
 
 impl Connection {
     /// Reads what is there and answers what is whole; `false` when the connection is to be closed.
-    fn turn(&mut self, body: &str, stopping: bool) -> io::Result<bool> {
+    fn turn(&mut self, words: &Words, stopping: bool) -> io::Result<bool> {
         let mut chunk = [0; 2048];
         match self.stream.read(&mut chunk) {
             Ok(0) => return Ok(false),
@@ -151,8 +169,9 @@ impl Connection {
             let head = String::from_utf8_lossy(&self.request[..at]).to_ascii_lowercase();
             let close = stopping || head.contains("\r\nconnection: close");
             let last = if close { "Connection: close\r\n" } else { "" };
+            let (status, body) = words.answer(&head);
             let length = body.len();
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{last}\r\n{body}");
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{last}\r\n{body}");
             self.stream.write_all(answer.as_bytes())?;
             self.request.drain(..at + 4);
             self.answered = true;

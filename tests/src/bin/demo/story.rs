@@ -23,6 +23,9 @@ const BOOT_MS: &str = "150";
 /// What the broken release looks for at its boot.
 const MISSING: &str = "users.locale";
 
+/// What the sick release says of its health.
+const SICK: &str = "no connection to the database";
+
 /// What a terminal shows in a line.
 const WIDTH: usize = 80;
 
@@ -39,17 +42,17 @@ struct Step {
 /// When anything is not as promised; a failed request above all.
 pub(crate) fn tell() -> Result<()> {
     let place = Place::new("demo-")?;
-    for release in ["1", "2", "4"] {
+    for release in ["1", "2", "5"] {
         place.release(release, &[("version", &format!("release {release}")), ("boot_ms", BOOT_MS)])?;
     }
+    place.release("4", &[("version", "release 4"), ("boot_ms", BOOT_MS), ("sick", SICK)])?;
     place.release("3", &[("version", "release 3"), ("boot_ms", BOOT_MS), ("needs", MISSING)])?;
     place.deploy("1")?;
     println!("{WORKERS} workers of a small HTTP app; everything is in {}\n", place.root().display());
 
-    let options = ["--name", "demo", "--soak", "1s"];
-    println!(
-        "$ master --dir current --workers {WORKERS} --soak 1s --name demo \\\n    --listen tcp://127.0.0.1:0 -- demo app &"
-    );
+    let options = ["--name", "demo", "--soak", "1s", "--check", "http:/health", "--check-timeout", "1s"];
+    println!("$ master --dir current --workers {WORKERS} --soak 1s --name demo \\");
+    println!("    --check http:/health --check-timeout 1s \\\n    --listen tcp://127.0.0.1:0 -- demo app &");
     let options = options.map(String::from).into();
     let master = place.start(&Start { workers: WORKERS, options })?;
     let stats = master.until("steady", |stats| stats.state == "steady")?;
@@ -64,9 +67,10 @@ pub(crate) fn tell() -> Result<()> {
 
     let steps = [
         good(&place, &master, &clients, "2", "a good release")?,
-        broken(&place, &master, &clients)?,
+        refused(&place, &master, &clients, "3", "a broken release", &format!("missing column {MISSING}"))?,
         killed(&master, &clients)?,
-        good(&place, &master, &clients, "4", "the repaired release")?,
+        refused(&place, &master, &clients, "4", "a sick release", SICK)?,
+        good(&place, &master, &clients, "5", "the repaired release")?,
     ];
 
     println!("\n$ ctl stop");
@@ -97,18 +101,25 @@ fn good(place: &Place, master: &Master, clients: &Clients, release: &str, what: 
     Ok(Step { what, took, outcome: format!("promoted (exit code 0): release {release}") })
 }
 
-fn broken(place: &Place, master: &Master, clients: &Clients) -> Result<Step> {
-    heading("deploy a broken release");
+fn refused(
+    place: &Place,
+    master: &Master,
+    clients: &Clients,
+    release: &str,
+    what: &'static str,
+    words: &str,
+) -> Result<Step> {
+    heading(&format!("deploy {what}"));
     let before = apps(&master.stats()?);
-    let (took, said) = deploy(place, master, "3", 3)?;
-    ensure!(said.contains(&format!("missing column {MISSING}")), "ctl does not show what the app said");
+    let (took, said) = deploy(place, master, release, 3)?;
+    ensure!(said.contains(words), "ctl does not show what the app said");
     println!("\n$ ctl status");
     ctl(master, &["status"], 0)?;
     let stats = master.stats()?;
     ensure!(all_on(&stats, "2"), "not every worker has release 2");
-    ensure!(apps(&stats) == before, "the broken release has cost a good worker");
+    ensure!(apps(&stats) == before, "{what} has cost a good worker");
     answered(clients, &["2"])?;
-    Ok(Step { what: "a broken release", took, outcome: "refused (exit code 3): release 2 goes on".into() })
+    Ok(Step { what, took, outcome: "refused (exit code 3): release 2 goes on".into() })
 }
 
 fn killed(master: &Master, clients: &Clients) -> Result<Step> {
