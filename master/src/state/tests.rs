@@ -119,7 +119,8 @@ fn a_refused_releases_report_is_cut() {
     let memory = Memory { refused: vec![release], ..Memory::default() };
     let lines: Vec<u8> = (0..9000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
     let long = report(b"/r", &"\u{e4}".repeat(2000), &lines);
-    let extra = Extra { refusals: [(release, Refusal { at: 1, report: Some(long) })].into(), ..Extra::default() };
+    let refusal = Refusal::new(Some(&long));
+    let extra = Extra { refusals: [(release, refusal)].into(), ..Extra::default() };
     let (_, extra) = Saved::new(&memory, &releases, &extra).memory(&mut releases);
     let report = extra.refusals[&release].report.clone().unwrap();
     assert_eq!(report.message, "\u{e4}".repeat(1024));
