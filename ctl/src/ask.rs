@@ -8,9 +8,12 @@ use proto::control::{Code, Fact, LastRollout, Reply, Request, Stats};
 use proto::worker::BootReport;
 
 use crate::cli::Command;
-use crate::client::{ANSWER, Client, Heard, Interrupts, Until};
+use crate::client::{ANSWER, Client, Heard};
 use crate::exit::Failure;
 use crate::locate::Found;
+use crate::search::{Next, Search};
+use crate::upgrade;
+use crate::wait::{Interrupts, Until};
 
 /// The master's last word.
 pub(crate) enum Answer {
@@ -45,6 +48,18 @@ pub(crate) enum Answer {
     Over,
 }
 
+/// How long the next master is waited for when the one that was asked has gone.
+pub(crate) struct Patience {
+    /// In a rollout.
+    rollout: Duration,
+    /// In an upgrade.
+    upgrade: Duration,
+}
+
+/// A master that is started again by its service manager needs some seconds; one that replaces itself and has many workers
+/// to take back may need more.
+pub(crate) const PATIENCE: Patience = Patience { rollout: Duration::from_secs(15), upgrade: Duration::from_secs(30) };
+
 /// How a command waits.
 struct Waiting {
     /// It only reads: the answer is due at once.
@@ -59,21 +74,48 @@ struct Waiting {
     accepts: bool,
     /// It lasts until somebody ends it.
     streams: bool,
+    /// A master of another protocol understands it, too.
+    any: bool,
+    /// What it means that the master goes away.
+    gone: Gone,
+}
+
+/// What it means that the master goes away.
+#[derive(Clone, Copy)]
+enum Gone {
+    /// Nobody knows what came of it.
+    Lost,
+    /// The next one knows the rollout.
+    Rollout,
+    /// The next one is what was asked for.
+    Upgrade,
 }
 
 fn waiting(command: &Command) -> Waiting {
-    let quick = Waiting { reads: false, leave: false, timeout: None, goes_on: None, accepts: false, streams: false };
+    let quick = Waiting {
+        reads: false,
+        leave: false,
+        timeout: None,
+        goes_on: None,
+        accepts: false,
+        streams: false,
+        any: false,
+        gone: Gone::Lost,
+    };
     let long = |what| Waiting { goes_on: Some(what), ..quick };
+    let rollout = Waiting { gone: Gone::Rollout, ..long("the rollout goes on") };
     match command {
         Command::PhasedRestart(options) => {
-            let (leave, timeout) = (options.no_wait, options.timeout);
-            Waiting { leave, timeout, accepts: true, ..long("the rollout goes on") }
+            Waiting { leave: options.no_wait, timeout: options.timeout, accepts: true, ..rollout }
         }
         Command::Rehearse { .. } => Waiting { accepts: true, ..long("the rehearsal goes on") },
-        Command::Rollback | Command::Restart { .. } => long("the rollout goes on"),
+        Command::Rollback | Command::Restart { .. } => rollout,
         Command::Abort => long("the rollback goes on"),
         Command::Pause => long("the pause stays asked for (ctl resume takes it back)"),
-        Command::Stop | Command::Halt => long("the master goes on stopping"),
+        Command::Upgrade => Waiting { any: true, gone: Gone::Upgrade, ..long("the upgrade goes on") },
+        Command::Detach => long("the master goes on ending, and the workers stay"),
+        Command::Stop => Waiting { any: true, ..long("the master goes on stopping") },
+        Command::Halt => long("the master goes on stopping"),
         Command::Scale { .. } => long("the scaling goes on"),
         Command::Stats | Command::Status | Command::Report => Waiting { reads: true, ..quick },
         Command::Events => Waiting { streams: true, ..quick },
@@ -81,7 +123,14 @@ fn waiting(command: &Command) -> Waiting {
     }
 }
 
-/// Asks, and hears the master out. `show` gets every line that comes before the last reply.
+/// What the master has accepted.
+struct Begun {
+    message: String,
+    rollout: Option<u64>,
+}
+
+/// Asks, and hears the master out; and the next one, where the first has gone and that one knows the answer. `show` gets
+/// every line that comes before the last reply.
 ///
 /// # Errors
 /// Whatever ends the command other than the master's last word, with the code for it.
@@ -89,14 +138,13 @@ pub(crate) fn ask(
     found: Found,
     command: &Command,
     request: &Request,
+    patience: &Patience,
     show: &mut dyn FnMut(&str),
 ) -> Result<Answer, Failure> {
     let how = waiting(command);
-    let mut client = Client::greet(found, how.reads.then_some(request))?;
-    let mut until = Until { unread: how.streams, ..Until::default() };
-    if how.goes_on.is_some() {
-        until.interrupts = Interrupts::catch();
-    }
+    let mut client = Client::greet(found, how.reads.then_some(request), how.any, &Until::within(ANSWER))?;
+    let interrupts = how.goes_on.and_then(|_| Interrupts::catch());
+    let mut until = Until { unread: how.streams, interrupts: interrupts.as_ref(), deadline: None };
     if !how.reads {
         client.send(request)?;
     }
@@ -107,54 +155,176 @@ pub(crate) fn ask(
     } else if let Some(timeout) = how.timeout {
         until.deadline = sent.checked_add(timeout.max(ANSWER));
     }
-    let mut accepted = false;
+    let mut begun: Option<Begun> = None;
+    // There while the master that accepted has gone and the next one has not said anything yet.
+    let mut search: Option<Search> = None;
     loop {
         let reply = match client.hear(&until)? {
             Heard::Reply(reply) => *reply,
             Heard::Gone if how.streams => return Ok(Answer::Over),
             Heard::Unread => return Ok(Answer::Over),
-            Heard::Gone => return Err(client.gone()),
+            Heard::Gone => match (how.gone, &begun) {
+                (Gone::Upgrade, _) => {
+                    return upgrade::followed(client.path(), patience.upgrade, &until)
+                        .map_err(|e| e.unwrap_or_else(|| how.interrupted(true)));
+                }
+                (Gone::Rollout, Some(begun @ Begun { rollout: Some(id), .. })) => {
+                    let search = match &mut search {
+                        Some(search) => {
+                            search.failed(client.gone().message);
+                            search
+                        }
+                        none => {
+                            show("the master went away; waiting for the next one");
+                            none.insert(Search::new(client.path(), patience.rollout))
+                        }
+                    };
+                    client = match search.next(&Request::Await { rollout: *id }, false, &until) {
+                        Next::Master(client) => client,
+                        Next::Nobody => return Err(lost(begun, &search.why(), None)),
+                        Next::Late => return Err(how.late(true)),
+                        Next::Interrupted => return Err(how.interrupted(true)),
+                    };
+                    continue;
+                }
+                _ => return Err(client.gone()),
+            },
             Heard::Late if how.reads => return Err(client.hangs()),
-            Heard::Late if accepted => {
-                let waited = humantime::format_duration(how.timeout.unwrap_or_default());
-                return Err(Failure::new(
-                    Code::TimedOut,
-                    format!("not done after {waited}; {}: see `ctl status`", how.goes_on.unwrap_or_default()),
-                ));
-            }
+            Heard::Late if begun.is_some() => return Err(how.late(search.is_some())),
             Heard::Late => {
                 return Err(Failure::new(Code::Lost, "the master did not accept the request in time; outcome unknown"));
             }
-            Heard::Interrupted if accepted || !how.accepts => {
-                return Err(Failure::new(
-                    Code::TimedOut,
-                    format!("interrupted; {}: see `ctl status`", how.goes_on.unwrap_or_default()),
-                ));
-            }
+            Heard::Interrupted if begun.is_some() || !how.accepts => return Err(how.interrupted(search.is_some())),
             Heard::Interrupted => {
                 return Err(Failure::new(Code::Lost, "interrupted before the master accepted; outcome unknown"));
             }
         };
+        let is_next = search.take().is_some();
         match reply {
             Reply::Accepted { message, rollout } => {
                 if how.leave {
                     return Ok(Answer::Began { message, rollout });
                 }
-                accepted = true;
                 if let Some(timeout) = how.timeout {
                     until.deadline = sent.checked_add(timeout);
                 }
-                if !message.is_empty() && !how.streams {
+                // The next master says the same once more.
+                let said = begun.as_ref().is_some_and(|b| b.message == message);
+                if !message.is_empty() && !how.streams && !said {
                     show(&message);
                 }
+                let rollout = rollout.or_else(|| begun.and_then(|b| b.rollout));
+                begun = Some(Begun { message, rollout });
             }
             Reply::Progress(line) | Reply::Event(line) => show(&line),
             Reply::Done { message, facts } => return Ok(Answer::Done { message, facts }),
             Reply::Ended { code, message, rollout } => return Ok(Answer::Ended { code, message, rollout }),
-            Reply::Error { code, message, report } => return Err(Failure { code, message, report }),
+            Reply::Error { code, message, report } => {
+                return Err(match begun {
+                    Some(begun) if is_next => {
+                        lost(&begun, &format!("the next one says: {message}\nsee `ctl status` for what serves"), report)
+                    }
+                    _ => client.refused(code, message, report),
+                });
+            }
             Reply::Stats(stats) => return Ok(Answer::Stats(stats)),
             Reply::Report(report) => return Ok(Answer::Report(report)),
             Reply::Hello(_) | Reply::Pong => return Err(client.nonsense("a reply to something else")),
+        }
+    }
+}
+
+impl Waiting {
+    /// `--timeout` passed. `away`: while the next master was waited for.
+    fn late(&self, away: bool) -> Failure {
+        let waited = humantime::format_duration(self.timeout.unwrap_or_default());
+        self.left(&format!("not done after {waited}"), away)
+    }
+
+    /// The person no longer waits.
+    fn interrupted(&self, away: bool) -> Failure {
+        self.left("interrupted", away)
+    }
+
+    fn left(&self, why: &str, away: bool) -> Failure {
+        let what = if away {
+            "the master went away, and the next one has not answered yet"
+        } else {
+            self.goes_on.unwrap_or_default()
+        };
+        Failure::new(Code::TimedOut, format!("{why}; {what}: see `ctl status`"))
+    }
+}
+
+/// Nobody can say how a rollout ended.
+fn lost(begun: &Begun, why: &str, report: Option<Box<BootReport>>) -> Failure {
+    let message = format!("the master went away while waiting; outcome unknown ({})\n{why}", begun.message);
+    Failure { code: Code::Lost, message, report }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::io::Write;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    use proto::{Hello, frame};
+
+    use super::*;
+    use crate::cli;
+
+    /// What comes of a command whose master accepts and goes away, and no other comes within no time at all.
+    fn left_alone(words: &str, message: &str, rollout: Option<u64>) -> (Failure, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        for reply in [Reply::Hello(Hello::ours()), Reply::Accepted { message: message.into(), rollout }] {
+            theirs.write_all(&frame::frame(&reply).unwrap()).unwrap();
+        }
+        theirs.shutdown(Shutdown::Write).unwrap();
+        let args: Vec<OsString> = ["ctl"].into_iter().chain(words.split(' ')).map(OsString::from).collect();
+        let command = cli::parse(&args).unwrap().command;
+        let request = cli::request(&command).unwrap();
+        let none = Patience { rollout: Duration::ZERO, upgrade: Duration::ZERO };
+        let found = Found { stream: ours, path: dir.path().join("shop.sock") };
+        let mut shown = Vec::new();
+        let answer = ask(found, &command, &request, &none, &mut |line| shown.push(line.to_owned()));
+        (answer.err().unwrap(), shown)
+    }
+
+    #[test]
+    fn a_rollout_whose_master_never_comes_back_is_10() {
+        for words in ["phased-restart", "phased-restart --timeout 1h", "rollback", "restart 0"] {
+            let (failure, shown) = left_alone(words, "phased restart 7 to /r/42", Some(7));
+            assert_eq!(failure.code, Code::Lost, "{words}");
+            let wanted = "the master went away while waiting; outcome unknown (phased restart 7 to /r/42)\n\
+                          no other answered within 0s: /";
+            assert!(failure.message.starts_with(wanted), "{}", failure.message);
+            assert!(
+                failure.message.contains("/shop.sock (no such socket)\nthe workers serve on"),
+                "{}",
+                failure.message
+            );
+            assert_eq!(shown, ["phased restart 7 to /r/42", "the master went away; waiting for the next one"]);
+        }
+    }
+
+    #[test]
+    fn an_upgrade_that_no_master_comes_of_is_10() {
+        let (failure, shown) = left_alone("upgrade", "the new program takes over", None);
+        assert_eq!(failure.code, Code::Lost);
+        let wanted = "the master went away to be replaced\nno other answered within 0s: /";
+        assert!(failure.message.starts_with(wanted), "{}", failure.message);
+        assert!(failure.message.contains("--orphan-timeout") && failure.message.contains("start the master again"));
+        assert_eq!(shown, ["the new program takes over"]);
+    }
+
+    #[test]
+    fn what_no_other_master_knows_is_not_waited_for() {
+        for words in ["rehearse", "abort", "scale 2"] {
+            let (failure, shown) = left_alone(words, "it begins", Some(7));
+            assert_eq!((failure.code, shown.len()), (Code::Lost, 1), "{words}");
+            assert!(failure.message.starts_with("the master went away while waiting; outcome unknown (its socket"));
         }
     }
 }

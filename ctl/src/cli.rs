@@ -102,7 +102,20 @@ pub(crate) enum Command {
         #[arg(value_name = "SIG", value_parser = signal)]
         signal: i32,
     },
+    /// Replace the master by the program that now lies at its path; the workers stay
+    ///
+    /// The new program, started with the master's own arguments, first proves that it can take over; if it cannot,
+    /// nothing happened and its words are printed. Then it replaces the master under the same pid, no request is
+    /// lost, and this command says which version answers. A master of another protocol is asked as well.
+    Upgrade,
+    /// End the master and leave the workers to the next one
+    ///
+    /// They serve on and are taken back by the next master that is started in the same way. If none comes within the
+    /// master's --orphan-timeout, they let their requests finish and end.
+    Detach,
     /// Let every app finish, then end the master
+    ///
+    /// A master of another protocol is asked as well.
     Stop,
     /// Kill every app and end the master
     Halt,
@@ -195,6 +208,8 @@ pub(crate) fn request(command: &Command) -> Result<Request, Failure> {
         Command::Scale { to } => Request::Scale(*to),
         Command::Restart { slot } => Request::Restart(Slot(*slot)),
         Command::Signal { signal } => Request::Signal(*signal),
+        Command::Upgrade => Request::Upgrade,
+        Command::Detach => Request::Detach,
         Command::Stop => Request::Stop,
         Command::Halt => Request::Halt,
     })

@@ -6,19 +6,18 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{getsockopt, sockopt};
 use proto::control::{Code, Reply, Request};
+use proto::version::Mismatch;
+use proto::worker::BootReport;
 use proto::{CodecError, Hello, Inbox, frame};
 
 use crate::exit::Failure;
 use crate::locate::Found;
-use crate::sys;
+use crate::wait::{Until, Woken};
 
 /// How long a master may take to answer what it can answer at once, a greeting above all.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
@@ -30,6 +29,17 @@ pub(crate) struct Client {
     stream: UnixStream,
     inbox: Inbox<Reply>,
     path: PathBuf,
+    other: Option<Other>,
+}
+
+/// A master of another protocol. Of what it answers only [`Reply::Done`] and [`Reply::Error`] are sure to keep their bytes:
+/// what cannot be read is passed over.
+struct Other {
+    mismatch: Mismatch,
+    /// Something was passed over.
+    passed_over: bool,
+    /// No frame can be told from the next any more.
+    lost: bool,
 }
 
 /// What came of waiting for the master.
@@ -46,57 +56,32 @@ pub(crate) enum Heard {
     Unread,
 }
 
-/// What else ends a wait, beside a reply.
-#[derive(Default)]
-pub(crate) struct Until {
-    /// This moment.
-    pub(crate) deadline: Option<Instant>,
-    /// SIGINT or SIGTERM.
-    pub(crate) interrupts: Option<Interrupts>,
-    /// The reader of standard output going away.
-    pub(crate) unread: bool,
-}
-
-/// SIGINT and SIGTERM as something to wait for. They do not kill this process from here on.
-pub(crate) struct Interrupts(SignalFd);
-
-impl Interrupts {
-    /// Catches both, except where this process was started with them ignored. `None`: the kernel
-    /// refused, and they end the process as usual.
-    pub(crate) fn catch() -> Option<Self> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM] {
-            if !sys::ignored(signal) {
-                set.add(signal);
-            }
-        }
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).ok()?;
-        set.thread_block().ok()?;
-        Some(Self(fd))
-    }
-}
-
 impl Client {
-    /// Says Hello and reads the master's. With `first`, a request that only reads, it is sent along with
+    /// Says Hello and reads the master's. With `first`, a request that changes nothing, it is sent along with
     /// the Hello to save a turn; a request that acts must wait, so that a hung master cannot act on it
-    /// long after this command gave up.
+    /// long after this command gave up. `any`: a master of another protocol will do.
     ///
     /// # Errors
     /// Code 9 when the master speaks another protocol, 8 when it refuses this user, 1 when it closes the
     /// connection, hangs or talks nonsense.
-    pub(crate) fn greet(found: Found, first: Option<&Request>) -> Result<Self, Failure> {
+    pub(crate) fn greet(found: Found, first: Option<&Request>, any: bool, until: &Until<'_>) -> Result<Self, Failure> {
         let Found { stream, path } = found;
-        let mut client = Self { stream, inbox: Inbox::default(), path };
+        let mut client = Self { stream, inbox: Inbox::default(), path, other: None };
         let mut bytes = encoded(&Request::Hello(Hello::ours()))?;
         if let Some(request) = first {
             bytes.extend_from_slice(&encoded(request)?);
         }
         // A master that refuses this user may close before it reads: its words still wait to be read.
         let sent = client.write(&bytes);
-        let until = Until { deadline: Some(Instant::now() + ANSWER), ..Until::default() };
-        match client.hear(&until)? {
+        match client.hear(until)? {
             Heard::Reply(reply) => match *reply {
-                Reply::Hello(hello) => hello.check().map_err(|e| Failure::new(Code::Version, e.to_string()))?,
+                Reply::Hello(hello) => match hello.check() {
+                    Ok(()) => {}
+                    Err(mismatch) if any => {
+                        client.other = Some(Other { mismatch, passed_over: false, lost: false });
+                    }
+                    Err(mismatch) => return Err(Failure::new(Code::Version, mismatch.to_string())),
+                },
                 Reply::Error { code, message, report } => return Err(Failure { code, message, report }),
                 _ => return Err(client.nonsense("another message came before its greeting")),
             },
@@ -112,6 +97,22 @@ impl Client {
         }
     }
 
+    /// The socket's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the master speaks, where that is another protocol.
+    pub(crate) fn other(&self) -> Option<&Mismatch> {
+        self.other.as_ref().map(|o| &o.mismatch)
+    }
+
+    /// The master's pid, as the kernel tells it; `None` where it has none here (it runs in a container).
+    pub(crate) fn pid(&self) -> Option<u32> {
+        let peer = getsockopt(&self.stream, sockopt::PeerCredentials).ok()?;
+        u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0)
+    }
+
     /// Sends the request.
     ///
     /// # Errors
@@ -124,10 +125,9 @@ impl Client {
     /// A master that turns a client away says why before it closes, and what it said can still be read
     /// when nothing can be written any more. `silent`: what is to be said when it did not.
     fn last_words(&mut self, silent: Failure) -> Failure {
-        let until = Until { deadline: Some(Instant::now() + ANSWER), ..Until::default() };
-        match self.hear(&until) {
+        match self.hear(&Until::within(ANSWER)) {
             Ok(Heard::Reply(reply)) => match *reply {
-                Reply::Error { code, message, report } => Failure { code, message, report },
+                Reply::Error { code, message, report } => self.refused(code, message, report),
                 _ => silent,
             },
             _ => silent,
@@ -138,18 +138,22 @@ impl Client {
     ///
     /// # Errors
     /// Code 1 when what arrives is not the protocol.
-    pub(crate) fn hear(&mut self, until: &Until) -> Result<Heard, Failure> {
+    pub(crate) fn hear(&mut self, until: &Until<'_>) -> Result<Heard, Failure> {
         let mut buffer = [0; READ];
         loop {
-            if let Some(reply) = self.inbox.take().map_err(|e| self.nonsense(&e.to_string()))? {
+            if let Some(reply) = self.take()? {
                 return Ok(Heard::Reply(Box::new(reply)));
             }
-            match self.wait(until)? {
-                None => {}
-                Some(why) => return Ok(why),
+            match until.wait(Some(self.stream.as_fd())) {
+                Ok(Woken::Readable) => {}
+                Ok(Woken::Late) => return Ok(Heard::Late),
+                Ok(Woken::Interrupted) => return Ok(Heard::Interrupted),
+                Ok(Woken::Unread) => return Ok(Heard::Unread),
+                Err(e) => return Err(Failure::other(format!("waiting for {}: {}", self.path.display(), e.desc()))),
             }
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Ok(Heard::Gone),
+                Ok(_) if self.other.as_ref().is_some_and(|o| o.lost) => {}
                 Ok(read) => self.inbox.push(&buffer[..read]),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(Heard::Gone),
@@ -158,48 +162,22 @@ impl Client {
         }
     }
 
-    /// Waits until there is something to read (`None`) or something else ends the wait.
-    fn wait(&self, until: &Until) -> Result<Option<Heard>, Failure> {
-        let stdout = std::io::stdout();
-        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![readable(self.stream.as_fd())];
-        let interrupts = until.interrupts.as_ref().map(|i| {
-            fds.push(readable(i.0.as_fd()));
-            fds.len() - 1
-        });
-        let unread = until.unread.then(|| {
-            // No event is asked for: POLLERR, a reader gone, is always told.
-            fds.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
-            fds.len() - 1
-        });
+    /// The next reply that has arrived whole.
+    fn take(&mut self) -> Result<Option<Reply>, Failure> {
         loop {
-            let timeout = match until.deadline {
-                None => PollTimeout::NONE,
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    // Rounded up, so that the last wait does not spin through a fraction of a millisecond.
-                    let millis = left.as_nanos().div_ceil(1_000_000);
-                    PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+            let taken = self.inbox.take();
+            let Some(other) = &mut self.other else { return taken.map_err(|e| self.nonsense(&e.to_string())) };
+            match taken {
+                Ok(None) => return Ok(None),
+                // Beside the two, lines for people, as far as they still look like ours.
+                Ok(Some(
+                    reply @ (Reply::Accepted { .. } | Reply::Progress(_) | Reply::Done { .. } | Reply::Error { .. }),
+                )) => return Ok(Some(reply)),
+                Ok(Some(_)) | Err(CodecError::Body(_) | CodecError::Trailing(_)) => other.passed_over = true,
+                Err(CodecError::Length(_)) => {
+                    (other.passed_over, other.lost) = (true, true);
+                    self.inbox = Inbox::default();
                 }
-            };
-            match poll(&mut fds, timeout) {
-                Err(Errno::EINTR) => continue,
-                Err(e) => return Err(Failure::other(format!("waiting for {}: {}", self.path.display(), e.desc()))),
-                Ok(_) => {}
-            }
-            let told = |i: usize| fds[i].revents().is_some_and(|r| !r.is_empty());
-            // What the master said comes first: a rollout that has just ended is not reported as going on.
-            if told(0) {
-                return Ok(None);
-            }
-            if interrupts.is_some_and(told) {
-                return Ok(Some(Heard::Interrupted));
-            }
-            if unread.is_some_and(told) {
-                return Ok(Some(Heard::Unread));
-            }
-            if until.deadline.is_some_and(|d| d <= Instant::now()) {
-                return Ok(Some(Heard::Late));
             }
         }
     }
@@ -212,8 +190,26 @@ impl Client {
         })
     }
 
+    /// The master refused the request. One of another protocol that does not even know it says so about the protocols,
+    /// from its own side.
+    pub(crate) fn refused(&self, code: Code, message: String, report: Option<Box<BootReport>>) -> Failure {
+        match &self.other {
+            Some(other) if code == Code::Version => {
+                Failure::new(code, format!("{}; this master takes no orders from a ctl of another one", other.mismatch))
+            }
+            _ => Failure { code, message, report },
+        }
+    }
+
     /// The master went away after it was asked.
     pub(crate) fn gone(&self) -> Failure {
+        if let Some(other) = self.other.as_ref().filter(|o| o.passed_over) {
+            let message = format!(
+                "{}; the master was asked and went away, and what it said before was not understood: outcome unknown",
+                other.mismatch
+            );
+            return Failure::new(Code::Version, message);
+        }
         Failure::new(
             Code::Lost,
             format!("the master went away while waiting; outcome unknown (its socket: {})", self.path.display()),
@@ -260,6 +256,10 @@ mod tests {
         Found { stream: ours, path: "/run/phased/shop.sock".into() }
     }
 
+    fn greeted(replies: &[Reply], first: Option<&Request>) -> Result<Client, Failure> {
+        Client::greet(closed_after(replies), first, false, &Until::within(ANSWER))
+    }
+
     fn refusal() -> Reply {
         Reply::Error { code: Code::NotPermitted, message: "not you".into(), report: None }
     }
@@ -268,7 +268,7 @@ mod tests {
     fn a_refusal_is_heard_though_the_connection_is_closed() {
         for replies in [vec![refusal()], vec![Reply::Hello(Hello::ours()), refusal()]] {
             for first in [None, Some(&Request::Stats)] {
-                let failure = Client::greet(closed_after(&replies), first).err().unwrap();
+                let failure = greeted(&replies, first).err().unwrap();
                 assert_eq!((failure.code, failure.message.as_str()), (Code::NotPermitted, "not you"));
             }
         }
@@ -277,14 +277,14 @@ mod tests {
     #[test]
     fn another_protocol_is_heard_though_the_connection_is_closed() {
         let other = Reply::Hello(Hello { protocol: 99, build: "9.9.9".into() });
-        let failure = Client::greet(closed_after(&[other]), None).err().unwrap();
+        let failure = greeted(&[other], None).err().unwrap();
         assert_eq!(failure.code, Code::Version);
     }
 
     #[test]
     fn a_connection_closed_early_asked_nothing() {
         for replies in [vec![], vec![Reply::Hello(Hello::ours())]] {
-            let failure = Client::greet(closed_after(&replies), None).err().unwrap();
+            let failure = greeted(&replies, None).err().unwrap();
             assert_eq!(failure.code, Code::Failed);
             assert!(failure.message.contains("nothing was asked"), "{}", failure.message);
         }

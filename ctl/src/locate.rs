@@ -118,6 +118,18 @@ fn at_path(path: &Path) -> Result<Found, Failure> {
     }
 }
 
+/// Connects once more to a path at which a master was, without waiting for one that does not take the connection.
+///
+/// # Errors
+/// The path with what connecting to it met.
+pub(crate) fn again(path: &Path) -> Result<Found, String> {
+    match dialled(path, SockFlag::SOCK_NONBLOCK) {
+        Ok(stream) => Ok(Found { stream, path: path.to_owned() }),
+        Err(Errno::EAGAIN) => Err(format!("{} (too many wait there already)", path.display())),
+        Err(errno) => Err(reason(path, errno)),
+    }
+}
+
 fn by_name(name: &str, places: &[Place], uid: Uid) -> Result<Found, Failure> {
     let mut tried = Vec::new();
     let mut denied = false;
@@ -217,11 +229,18 @@ fn sockets_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Connects, and lets neither a full backlog nor a full buffer hold a write up for longer than [`ANSWER`].
 fn dial(path: &Path) -> Result<UnixStream, Errno> {
+    dialled(path, SockFlag::empty())
+}
+
+fn dialled(path: &Path, flags: SockFlag) -> Result<UnixStream, Errno> {
     let address = UnixAddr::new(path)?;
-    let socket: OwnedFd = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
+    let socket: OwnedFd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     socket::setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(ANSWER.as_secs() as _, 0))?;
     socket::connect(socket.as_raw_fd(), &address)?;
-    Ok(UnixStream::from(socket))
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or_default()))?;
+    Ok(stream)
 }
 
 fn code(errno: Errno) -> Code {

@@ -16,9 +16,12 @@ mod json;
 mod locate;
 mod notes;
 mod render;
+mod search;
 mod short;
 mod sys;
 mod table;
+mod upgrade;
+mod wait;
 
 use std::env;
 use std::ffi::OsString;
@@ -30,7 +33,7 @@ use std::time::SystemTime;
 use clap::error::ErrorKind as Usage;
 use proto::control::{Code, Stats};
 
-use crate::ask::Answer;
+use crate::ask::{Answer, PATIENCE};
 use crate::cli::{Cli, Command};
 use crate::exit::{Failure, number};
 use crate::locate::Target;
@@ -97,7 +100,7 @@ fn run(cli: &Cli) -> Result<Said, Failure> {
         // A full disk under a log must not end the wait.
         let _ = print(&mut io::stdout().lock(), &text);
     };
-    let answer = ask::ask(found, &cli.command, &request, &mut show)?;
+    let answer = ask::ask(found, &cli.command, &request, &PATIENCE, &mut show)?;
     Ok(if cli.json { as_json(&cli.command, &answer) } else { as_text(&cli.command, answer, cli.quiet) })
 }
 

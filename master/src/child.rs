@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2};
 use proto::worker::{Evidence, FIRST_LISTENER_FD, FromWorker, REPORT_FD, Stage, ToWorker};
@@ -21,6 +21,7 @@ use proto::{CodecError, Inbox, Incarnation, Outbox, Phase, Slot};
 use rollout::{ReleaseId, Role};
 
 use crate::listener::Listener;
+use crate::orphans::Met;
 use crate::timers::unix_millis;
 
 /// The worker's executable, opened once, so that a package upgrade under a living master cannot mix versions.
@@ -50,6 +51,13 @@ impl WorkerExe {
         // need the usual one, so workers and apps get it back (see Child::spawn).
         let _ = setrlimit(Resource::RLIMIT_NOFILE, files.1, files.1);
         Ok(Self { fd, files })
+    }
+}
+
+impl WorkerExe {
+    /// Gives this process back the limit that it was started with, for the program that takes its place.
+    pub(crate) fn lower_limit(&self) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, self.files.0, self.files.1);
     }
 }
 
@@ -89,6 +97,10 @@ pub(crate) struct Child {
     pub(crate) outgrown: Option<u64>,
     /// A rehearsal's own listening sockets.
     pub(crate) private: Vec<Listener>,
+    /// For one that is no child of ours: tells its end, and is signalled instead of its pid.
+    pub(crate) pidfd: Option<OwnedFd>,
+    /// It speaks our protocol; else it is led by signals.
+    understands: bool,
     commands: Option<File>,
     outbox: Outbox<ToWorker>,
     reports: Option<File>,
@@ -153,10 +165,46 @@ impl Child {
             role,
             outgrown: None,
             private: Vec::new(),
+            pidfd: None,
+            understands: true,
             commands: Some(commands.into()),
             outbox: Outbox::default(),
             reports: Some(reports.into()),
             inbox: Inbox::default(),
+        })
+    }
+
+    /// A worker that has outlived its master: the connection is what the pipes were. One that speaks another protocol is
+    /// not told that we are its master now: it waits, for as long as the connection lasts.
+    ///
+    /// # Errors
+    /// The system call's own error, when an fd cannot be had.
+    pub(crate) fn adopt(met: Met, seat: Seat) -> io::Result<Self> {
+        let Met { pid, pidfd, stream, inbox, facts, understands, .. } = met;
+        let commands = stream.try_clone()?;
+        Ok(Self {
+            id: seat.id,
+            slot: seat.slot,
+            phase: seat.phase,
+            release: seat.release,
+            pid: Some(pid),
+            app_pid: facts.app_pid,
+            started_at: facts.started_at,
+            boot_us: facts.boot_us,
+            evidence: facts.evidence,
+            status: facts.status,
+            greeted: true,
+            stage: Stage::Ready,
+            reported: true,
+            role: seat.role,
+            outgrown: None,
+            private: Vec::new(),
+            pidfd,
+            understands,
+            commands: Some(OwnedFd::from(commands).into()),
+            outbox: Outbox::default(),
+            reports: Some(OwnedFd::from(stream).into()),
+            inbox,
         })
     }
 
@@ -175,6 +223,15 @@ impl Child {
 
     /// Queues a message and writes what the pipe takes. True when something is left to be written.
     pub(crate) fn send(&mut self, message: &ToWorker) -> bool {
+        if !self.understands {
+            // It drains its app on TERM, in the time that its own master had given it.
+            match message {
+                ToWorker::Drain { .. } => self.signal(Signal::SIGTERM),
+                ToWorker::Kill => self.signal(Signal::SIGKILL),
+                _ => false,
+            };
+            return false;
+        }
         if self.outbox.push(message).is_err() {
             tracing::error!("slot {}: an order for the worker is larger than a frame", self.slot);
         }
@@ -237,7 +294,20 @@ impl Child {
 
     /// Sends SIGKILL to the worker process, when it was not waited for yet.
     pub(crate) fn kill(&self) -> bool {
-        self.pid.is_some_and(|pid| nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::SIGKILL).is_ok())
+        self.signal(Signal::SIGKILL)
+    }
+
+    /// Has a worker end its app that cannot be told so.
+    pub(crate) fn end(&self) {
+        let _ = self.signal(Signal::SIGTERM);
+    }
+
+    fn signal(&self, signal: Signal) -> bool {
+        match (&self.pidfd, self.pid) {
+            (_, None) => false,
+            (Some(pidfd), _) => crate::sys::pidfd_kill(pidfd, signal as i32).is_ok(),
+            (None, Some(pid)) => nix::sys::signal::kill(Pid::from_raw(pid), signal).is_ok(),
+        }
     }
 }
 
@@ -278,13 +348,14 @@ pub(crate) fn move_up(fd: OwnedFd) -> Result<OwnedFd> {
     Ok(crate::sys::own(number))
 }
 
-fn c_string(text: OsString) -> CString {
+pub(crate) fn c_string(text: OsString) -> CString {
     let bytes = text.into_vec().into_iter().filter(|b| *b != 0).collect::<Vec<u8>>();
     CString::new(bytes).unwrap_or_default()
 }
 
 fn environment() -> Vec<CString> {
     std::env::vars_os()
+        .filter(|(key, _)| !crate::upgrade::is_ours(key))
         .map(|(mut key, value)| {
             key.push("=");
             key.push(value);

@@ -75,6 +75,10 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) check_config: bool,
 
+    /// Show that this program could take the place of the one that runs, and start nothing; `ctl upgrade` asks it that
+    #[arg(long)]
+    pub(crate) check_upgrade: bool,
+
     /// What counts as ready: auto, accepting, notify, alive:D
     #[arg(long, value_name = "HOW", default_value = "auto", value_parser = ReadyHow::parse, help_heading = BOOT)]
     pub(crate) ready: ReadyHow,
@@ -90,6 +94,10 @@ pub(crate) struct Cli {
     /// How long it may take to finish before it is killed
     #[arg(long, value_name = "D", default_value = "30s", value_parser = value::duration, help_heading = BOOT)]
     pub(crate) drain_timeout: Duration,
+
+    /// How long a worker goes on serving when the master is gone and no other one comes; 0: it ends at once
+    #[arg(long, value_name = "D", default_value = "60s", value_parser = value::duration, help_heading = BOOT)]
+    pub(crate) orphan_timeout: Duration,
 
     /// What a release has to pass before it serves anybody: http:/PATH (2xx), http://HOST/PATH (HOST is only the Host header)
     /// or exec:COMMAND (exit status 0); repeatable

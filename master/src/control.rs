@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -71,11 +71,11 @@ pub(crate) struct Control {
 impl Control {
     /// Binds the control socket of the master of `dir`, mode 0600, in a folder that is made with mode 0700 where it is
     /// missing. A lock beside it (`PATH.lock`) keeps two masters that start in the same instant from both finding
-    /// nobody there.
+    /// nobody there. `open` is the same socket, where the program before this one has left it open.
     ///
     /// # Errors
     /// Names the path, and the pid of a living master that holds it.
-    pub(crate) fn bind(path: &Path, dir: &Path) -> Result<Self> {
+    pub(crate) fn bind(path: &Path, dir: &Path, open: Option<OwnedFd>) -> Result<Self> {
         if let Some(folder) = path.parent() {
             fs::DirBuilder::new()
                 .recursive(true)
@@ -84,17 +84,29 @@ impl Control {
                 .with_context(|| format!("cannot make {} for the control socket", folder.display()))?;
         }
         let lock = Some(lock(path, dir)?);
-        clear_stale(path).with_context(|| format!("control socket {}", path.display()))?;
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let bound = UnixListener::bind(path);
-        umask(before);
-        let listener = bound.with_context(|| format!("cannot make the control socket {}", path.display()))?;
+        let ours = |socket: &UnixListener| socket.local_addr().is_ok_and(|at| at.as_pathname() == Some(path));
+        let listener = match open.map(UnixListener::from).filter(ours).filter(|_| path.exists()) {
+            Some(listener) => listener,
+            None => make(path)?,
+        };
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).context("cannot set the control socket's mode")?;
         // std asks for a backlog of 128; deploy tools may come in hundreds.
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXALLOWABLE)?;
         listener.set_nonblocking(true)?;
         let inode = inode_of(path);
         Ok(Self { listener, path: path.to_owned(), lock, inode, clients: BTreeMap::new(), next: 1, spare: spare() })
+    }
+
+    /// For the program that takes this one's place: clients are told what is still to be said, and the socket stays open, so
+    /// that nobody finds it closed meanwhile.
+    ///
+    /// # Errors
+    /// When no fd is left.
+    pub(crate) fn hand_over(&mut self) -> Result<OwnedFd> {
+        let kept = self.listener.as_fd().try_clone_to_owned().context("cannot keep the control socket open")?;
+        self.inode = None;
+        self.finish();
+        Ok(kept)
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -259,6 +271,14 @@ impl Drop for Control {
     fn drop(&mut self) {
         self.unlink();
     }
+}
+
+fn make(path: &Path) -> Result<UnixListener> {
+    clear_stale(path).with_context(|| format!("control socket {}", path.display()))?;
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    bound.with_context(|| format!("cannot make the control socket {}", path.display()))
 }
 
 fn lock(path: &Path, dir: &Path) -> Result<Lock> {

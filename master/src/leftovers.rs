@@ -18,28 +18,40 @@ pub(crate) struct Leftovers {
     /// Which dead worker a child of ours belonged to; `None`: a stranger that was here before.
     owners: BTreeMap<i32, Option<Incarnation>>,
     dead: BTreeMap<Incarnation, Dead>,
+    /// Those of [`Self::owners`] that are no children of ours, and whether their ends are watched.
+    strangers: BTreeMap<i32, bool>,
 }
 
 /// A dead worker of which something is left.
 #[derive(Debug)]
 struct Dead {
     app_pid: Option<i32>,
+    /// It was no child of ours: neither is what it has left.
+    stranger: bool,
     /// The stop signal, once it was ordered.
     stop: Option<Signal>,
     told: BTreeSet<i32>,
 }
 
 impl Leftovers {
-    /// Notes who among our children is not a worker's left-over (a container's strangers, an earlier exec's children).
-    pub(crate) fn note_strangers(&mut self) {
-        for pid in children_of_self() {
+    /// Notes who among our children is not a worker's left-over (a container's strangers, an earlier exec's children);
+    /// `ours` tells a process that belongs to some worker of this site.
+    pub(crate) fn note_strangers(&mut self, ours: impl Fn(i32) -> bool) {
+        for pid in children_of_self().into_iter().filter(|pid| !ours(*pid)) {
             self.owners.entry(pid).or_insert(None);
         }
     }
 
     /// A worker process has died. Several may die at once: all are told before anybody looks whose left-overs are whose.
-    pub(crate) fn worker_died(&mut self, worker: Incarnation, app_pid: Option<i32>) {
-        self.dead.insert(worker, Dead { app_pid, stop: None, told: BTreeSet::new() });
+    pub(crate) fn worker_died(&mut self, worker: Incarnation, app_pid: Option<i32>, stranger: bool) {
+        self.dead.insert(worker, Dead { app_pid, stranger, stop: None, told: BTreeSet::new() });
+    }
+
+    /// Processes that are no children of ours and have not been watched yet: their ends have to be watched.
+    pub(crate) fn unwatched(&mut self) -> Vec<i32> {
+        let new: Vec<i32> = self.strangers.iter().filter(|(_, watched)| !**watched).map(|(pid, _)| *pid).collect();
+        self.strangers.values_mut().for_each(|watched| *watched = true);
+        new
     }
 
     /// Which of the workers that have just died have left something behind.
@@ -84,7 +96,23 @@ impl Leftovers {
 
     /// Sees which children we have now, and whose they are: also of workers whose death is not known yet.
     fn look(&mut self, workers: &BTreeSet<i32>, whose: impl Fn(i32) -> Option<Incarnation>) {
-        let now: BTreeSet<i32> = children_of_self().into_iter().filter(|pid| !workers.contains(pid)).collect();
+        let mut now: BTreeSet<i32> = children_of_self().into_iter().filter(|pid| !workers.contains(pid)).collect();
+        if self.dead.values().any(|dead| dead.stranger) {
+            // Whoever adopted them waits for them in its own time.
+            let of_dead = |pid: i32| whose(pid).and_then(|id| self.dead.get(&id)).is_some_and(|dead| dead.stranger);
+            let left = |pid: &i32| of_dead(*pid) && !has_ended(*pid);
+            let others: BTreeSet<i32> = processes()
+                .into_iter()
+                .filter(|pid| !now.contains(pid) && !workers.contains(pid) && left(pid))
+                .collect();
+            self.strangers.retain(|pid, _| others.contains(pid));
+            for pid in &others {
+                self.strangers.entry(*pid).or_insert(false);
+            }
+            now.extend(others);
+        } else {
+            self.strangers.clear();
+        }
         self.owners.retain(|pid, _| now.contains(pid));
         for pid in now {
             if !self.owners.contains_key(&pid) {
@@ -144,6 +172,29 @@ fn uid_of(pid: i32) -> Option<u32> {
     fs::metadata(format!("/proc/{pid}")).ok().map(|m| m.uid())
 }
 
+/// The parent of a process.
+pub(crate) fn parent_of(pid: i32) -> Option<i32> {
+    stat_word(pid, 1)?.parse().ok()
+}
+
+/// Whether a process is gone, or nothing but an exit status that nobody has asked for yet.
+fn has_ended(pid: i32) -> bool {
+    stat_word(pid, 0).is_none_or(|state| ["Z", "X"].contains(&state.as_str()))
+}
+
+/// A word of /proc/PID/stat behind the name, which is in parentheses and may hold anything: state, parent's pid …
+fn stat_word(pid: i32, index: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, behind) = stat.rsplit_once(')')?;
+    behind.split_whitespace().nth(index).map(String::from)
+}
+
+/// Every process that there is.
+pub(crate) fn processes() -> Vec<i32> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    processes.flatten().filter_map(|p| p.file_name().to_str()?.parse::<i32>().ok()).collect()
+}
+
 fn children_of_self() -> Vec<i32> {
     children(std::process::id() as i32)
 }
@@ -162,15 +213,7 @@ fn children(pid: i32) -> Vec<i32> {
 }
 
 fn children_from_stat(parent: i32) -> Vec<i32> {
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = processes.flatten().filter_map(|p| p.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name in parentheses may hold anything; the parent's pid is the second word behind it.
-        let behind = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        behind.split_whitespace().nth(1).and_then(|p| p.parse::<i32>().ok()) == Some(parent)
-    })
-    .collect()
+    processes().into_iter().filter(|pid| parent_of(*pid) == Some(parent)).collect()
 }
 
 fn descendants(of: &[i32]) -> Vec<i32> {

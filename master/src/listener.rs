@@ -8,7 +8,7 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -56,12 +56,75 @@ impl Listener {
     /// # Errors
     /// Names the address, the reason, and for an address in use who holds it.
     pub(crate) fn bind(address: &Address, index: usize) -> Result<Self> {
-        let name = address.name.clone().unwrap_or_else(|| format!("listen{index}"));
+        let name = Self::name_of(address, index);
         let fd = open(&address.place)?;
         let mut listener = Self { name, fd, place: address.place.clone(), spare: None, inherited: false };
         listener.read_place()?;
         listener.keep_link();
         Ok(listener)
+    }
+
+    /// What the socket of a `--listen` is called.
+    pub(crate) fn name_of(address: &Address, index: usize) -> String {
+        address.name.clone().unwrap_or_else(|| format!("listen{index}"))
+    }
+
+    /// Takes over a socket that an earlier master has bound for this `--listen`.
+    ///
+    /// # Errors
+    /// When it does not listen, or listens elsewhere.
+    pub(crate) fn adopt(fd: BorrowedFd<'_>, address: &Address, index: usize) -> Result<Self> {
+        let fd = fd.try_clone_to_owned()?;
+        if !getsockopt(&fd, sockopt::AcceptConn)? {
+            bail!("it is no listening socket");
+        }
+        let place = address.place.clone();
+        let mut listener = Self { name: Self::name_of(address, index), fd, place, spare: None, inherited: false };
+        listener.read_place()?;
+        match (&address.place, &listener.place) {
+            // A port of the kernel's choice was asked for, and this is one.
+            (Place::Tcp(asked), Place::Tcp(is)) if asked.ip() == is.ip() && [0, is.port()].contains(&asked.port()) => {}
+            (Place::Unix { path, .. }, _) => {
+                let storage: SockaddrStorage = getsockname(listener.fd.as_raw_fd())?;
+                if storage.as_unix_addr().and_then(UnixAddr::path) != Some(path) {
+                    bail!("it listens elsewhere");
+                }
+                listener.find_link()?;
+            }
+            _ => bail!("it listens at {}", listener.place),
+        }
+        Ok(listener)
+    }
+
+    /// Finds the second link again that an earlier master has kept, or the path itself.
+    fn find_link(&mut self) -> Result<()> {
+        let Place::Unix { path, .. } = &self.place else { return Ok(()) };
+        let is_socket = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+        let spare = beside(path, "phased");
+        if is_socket(&spare) {
+            self.spare = Some(spare);
+            self.restore_path();
+        } else if is_socket(path) {
+            self.keep_link();
+        } else {
+            bail!("nothing of it is left at {}", path.display());
+        }
+        Ok(())
+    }
+
+    /// Whether a service manager has passed it.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.inherited
+    }
+
+    /// Leaves the socket to the next master: its path stays.
+    pub(crate) fn leave(mut self) {
+        self.spare = None;
+    }
+
+    /// The same, and the socket stays open.
+    pub(crate) fn forget(self) {
+        std::mem::forget(self);
     }
 
     /// Takes over a socket that a service manager has bound and passed as fd `number`.

@@ -4,6 +4,7 @@
 //! runs app code and never changes its directory: a dangling symlink must not be able to kill it.
 
 mod address;
+mod adoption;
 mod check_config;
 mod child;
 mod cli;
@@ -17,6 +18,7 @@ mod lock;
 mod log;
 mod manager;
 mod narrate;
+mod orphans;
 mod perform;
 mod recall;
 mod release;
@@ -32,6 +34,7 @@ mod stats;
 mod sys;
 mod timers;
 mod token;
+mod upgrade;
 mod value;
 mod workers;
 
@@ -43,6 +46,8 @@ use anyhow::{Context, Result};
 use proto::worker::BootReport;
 use rollout::Exit;
 
+use crate::adoption::Estate;
+use crate::child::WorkerExe;
 use crate::cli::Cli;
 use crate::control::Control;
 use crate::listener::Listener;
@@ -51,17 +56,25 @@ use crate::recall::Recalled;
 use crate::settings::Site;
 use crate::shell::Shell;
 use crate::state::State;
+use crate::upgrade::Heirlooms;
 
 fn main() -> ExitCode {
     sys::default_sigchld();
-    // Before anything else opens an fd: sockets that a service manager passed.
+    // Before anything else opens an fd: sockets that a service manager passed, or the program before this one.
     let inherited = inherited_sockets();
+    let heirlooms = Heirlooms::take();
     let (cli, origins) = Cli::from_args();
     if cli.check_config {
         return check_config::run(cli, &origins);
     }
+    if cli.check_upgrade {
+        return prove(cli);
+    }
+    // The program before this one has used and closed it. Before the log opens an fd of its own, which may take its number.
+    let notify_fd = cli.notify_fd.filter(|_| heirlooms.control.is_none());
+    let ready_fd = notify_fd.map(|fd| take_over(fd, inherited.len()).and_then(child::move_up)).transpose();
     log::init(cli.log_format == "json");
-    match start(cli, inherited) {
+    match ready_fd.and_then(|ready_fd| start(cli, inherited, heirlooms, ready_fd)) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("cannot start: {error:#}");
@@ -70,24 +83,46 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(cli: Cli, inherited: Vec<(OwnedFd, String)>) -> Result<ExitCode> {
+/// Shows that this program can do what the one that runs does (`--check-upgrade`).
+fn prove(cli: Cli) -> ExitCode {
+    let proved = Site::planned(cli, true).and_then(|_| WorkerExe::find());
+    match proved {
+        Ok(_) => {
+            println!("master {}, protocol {}", env!("CARGO_PKG_VERSION"), proto::PROTOCOL);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn start(
+    cli: Cli,
+    inherited: Vec<(OwnedFd, String)>,
+    heirlooms: Heirlooms,
+    ready_fd: Option<OwnedFd>,
+) -> Result<ExitCode> {
     let addresses = cli.listen.clone();
     let state = cli.state.clone();
-    let ready_fd = cli.notify_fd.map(|fd| take_over(fd, inherited.len())).transpose()?;
-    let site = Site::new(cli, !addresses.is_empty() || !inherited.is_empty())?;
+    let mut site = Site::new(cli, !addresses.is_empty() || !inherited.is_empty())?;
     log::set_name(&site.name);
-    let manager = Manager::new(ready_fd.map(child::move_up).transpose()?);
+    let manager = Manager::new(ready_fd);
     let (fds, names): (Vec<_>, Vec<_>) = inherited.into_iter().unzip();
     let inherited = child::reserve_fds(fds, addresses.len())?.into_iter().zip(names);
-    let control = Control::bind(&site.socket, &site.dir)?;
+    let control = Control::bind(&site.socket, &site.dir, heirlooms.control)?;
     let (state, saved) = State::open(state.as_deref(), &site.name, &site.dir)?;
-    let recalled = Recalled::new(&site, state, saved)?;
+    site.mark = state.id(&site.dir);
+    let estate = Estate::find(&site, heirlooms.sockets)?;
+    let recalled = Recalled::new(&site, state, saved, estate.served())?;
     let mut listeners = Vec::new();
     for ((fd, name), number) in inherited.zip(FIRST_INHERITED..) {
         listeners.push(Listener::inherit(fd, number, name)?);
     }
     for (n, address) in addresses.iter().enumerate() {
-        listeners.push(Listener::bind(address, n)?);
+        let adopted = estate.listener(address, n);
+        listeners.push(adopted.map_or_else(|| Listener::bind(address, n), Ok)?);
     }
     for listener in &listeners {
         tracing::info!("listening on {}", listener.address());
@@ -98,10 +133,15 @@ fn start(cli: Cli, inherited: Vec<(OwnedFd, String)>) -> Result<ExitCode> {
         std::process::id(),
         site.socket.display()
     );
-    let mut shell = Shell::new(site, control, listeners, recalled, manager)?;
+    let mut shell = Shell::new(site, control, listeners, recalled, manager, estate)?;
     match shell.run()? {
         Exit::Stopped => {
             tracing::info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        Exit::Upgraded => Err(shell.upgrade()),
+        Exit::Detached => {
+            tracing::info!("detached: the workers serve on");
             Ok(ExitCode::SUCCESS)
         }
         Exit::NothingBoots => {

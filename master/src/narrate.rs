@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::control::{Code, Fact, Reply};
+use proto::control::{Code, Fact, LastRollout, Reply};
 use proto::worker::{BootReport, ExitStatus};
 use rollout::{Action, Answer, Cold, Ended, Kind, Note, Outcome, Pending, Reason, ReleaseId, Role};
 
@@ -74,7 +74,7 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
                 .into(),
         ),
         Note::RefusedBefore(release) => {
-            Line::Warn(format!("{} was refused before; trying it all the same", shown(release)))
+            Line::Warn(format!("trying {} all the same, which was refused before", shown(release)))
         }
         Note::Scouting { worker, role } => Line::Info(match role {
             Role::Rehearse => format!("rehearsing {} off-traffic", about(*worker).release),
@@ -102,6 +102,10 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
             "{} is rolled back unless `ctl confirm` comes within {}",
             shown(release),
             seconds(*within)
+        )),
+        Note::NotConfirmed(release) => Line::Error(format!(
+            "{} was never confirmed, and is replaced: no confirm is waited for any more",
+            shown(release)
         )),
         Note::Unconfirmed(release) => Line::Error(format!("nobody confirmed {} in time: rolling back", shown(release))),
         Note::Recycling { worker } => {
@@ -204,11 +208,19 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
         Note::NoFallback { slot, release: None } => Line::Error(format!(
             "slot {slot}: the known-good release directory is gone and dir does not resolve; deploy a release"
         )),
-        Note::Degraded => Line::Error("degraded: not every slot is served by the known-good release".into()),
+        Note::Degraded => Line::Error("degraded: not every slot serves what it should (ctl status, ctl report)".into()),
         Note::Recovered => Line::Info("recovered: every slot is served again".into()),
         Note::RenewingListeners => {
             Line::Error("an app shut a Unix listening socket down: bound anew, all workers are replaced".into())
         }
+        Note::Adopted { serving, ending } => {
+            let rest = if *ending > 0 { format!("; {ending} more are ending") } else { String::new() };
+            Line::Info(format!("adopted {serving} workers of an earlier master{rest}"))
+        }
+        Note::Interrupted { to, put_back } => Line::Error(format!(
+            "the last master ended in a rollout of {}: undone, {put_back} workers have to be put back",
+            shown(to)
+        )),
     }
 }
 
@@ -328,6 +340,17 @@ pub(crate) fn ended(ended: &Ended, kind: Kind, from: &str, to: &str, releases: &
     }
 }
 
+/// How a rollout has ended, to somebody who asks later: the master has been another one since.
+pub(crate) fn ended_before(rollout: &LastRollout) -> (Code, String) {
+    let (from, to) = (String::from_utf8_lossy(&rollout.from), String::from_utf8_lossy(&rollout.to));
+    match rollout.outcome.as_str() {
+        "promoted" => (Code::Done, format!("promoted {to}")),
+        "held" => (Code::Done, format!("held: {to} serves, and {from} stays known-good")),
+        "degraded" => (Code::Degraded, format!("{to} was undone, and {from} does not serve every slot (ctl stats)")),
+        _ => (Code::Aborted, format!("unable to boot with new codebase, using old one ({from})")),
+    }
+}
+
 /// A refused command.
 pub(crate) fn refusal(reason: &Reason, releases: &Releases) -> (Code, String) {
     let shown = |r: &ReleaseId| releases.shown(*r);
@@ -360,6 +383,14 @@ pub(crate) fn refusal(reason: &Reason, releases: &Releases) -> (Code, String) {
         Reason::NothingToAbort => {
             (Code::Failed, "nothing to abort: no rollout runs (use rollback to go back to an earlier release)".into())
         }
+        Reason::NotRunning(run) => (Code::Failed, format!("rollout {run} does not run (ctl stats)")),
+        Reason::BusyHook => {
+            (Code::Busy, "busy: a hook of the last rollout still runs, and would end with this master".into())
+        }
+        Reason::NoOrphans => (
+            Code::Failed,
+            "--orphan-timeout is 0: the workers would end with this master; use `ctl stop`, or restart it".into(),
+        ),
         Reason::AlreadyPromoted => {
             (Code::Failed, "nothing to abort: the release is in force and only old workers drain (use rollback)".into())
         }
@@ -407,6 +438,8 @@ pub(crate) fn answer(answer: &Answer, releases: &Releases) -> Option<Reply> {
             facts: vec![("workers".into(), Fact::Number(u64::from(*to)))],
         },
         Answer::Stopped => Reply::Done { message: "master stopped".into(), facts: Vec::new() },
+        Answer::Upgrading => Reply::Accepted { message: "the new program takes over".into(), rollout: None },
+        Answer::Detached => Reply::Done { message: "detached: the workers serve on".into(), facts: Vec::new() },
         Answer::Aborted(ended) if matches!(ended.outcome, Outcome::Degraded) => Reply::Error {
             code: Code::Degraded,
             message: "aborted, and the old code does not serve every slot; retries go on (ctl stats)".into(),

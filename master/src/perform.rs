@@ -75,7 +75,9 @@ impl Shell {
         self.state.append(&rollout);
         // Should it be refused now, then because of this, and not of what is known of an earlier time.
         let why = ended.failed.and(rollout.report.as_deref());
-        self.extra.refusals.insert(running.to, Refusal::new(why));
+        if self.mind.is_refused(running.to) {
+            self.extra.refusals.insert(running.to, Refusal::new(why));
+        }
         self.extra.last_rollout = Some(rollout);
         let (from, to) = (self.releases.shown(running.from), self.releases.shown(running.to));
         let (code, mut message) = narrate::ended(ended, running.kind, &from, &to, &self.releases);
@@ -105,6 +107,9 @@ impl Shell {
             // A slot that comes back is a new one.
             self.last_exits.retain(|slot, _| slot.0 < *to);
             self.backoff_since.retain(|slot, _| slot.0 < *to);
+        }
+        if let Answer::Pinned { old, new } = answer {
+            tracing::info!("reload-dir: {} (before: {})", self.releases.shown(*new), self.releases.shown(*old));
         }
         let (reply, last) = match answer {
             Answer::Accepted { id } => {

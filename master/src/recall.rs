@@ -4,11 +4,13 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
-use rollout::{Memory, ReleaseId, Rollout, Unstartable};
+use proto::control::LastRollout;
+use rollout::{Kind, Memory, Outcome, ReleaseId, Rollout, Unstartable};
 
 use crate::release::{self, Releases};
 use crate::settings::Site;
 use crate::state::{Extra, Saved, State};
+use crate::timers::unix_millis;
 
 /// Everything that a start goes by.
 pub(crate) struct Recalled {
@@ -16,16 +18,19 @@ pub(crate) struct Recalled {
     pub(crate) extra: Extra,
     pub(crate) releases: Releases,
     pub(crate) mind: Rollout,
+    /// A rollout that the last master did not bring to its end.
+    pub(crate) interrupted: Option<LastRollout>,
     /// What the mind was made of, for the trace.
     pub(crate) origin: String,
 }
 
 impl Recalled {
-    /// Recalls what the last master knew, looks at what `dir` names now, and makes the mind of it.
+    /// Recalls what the last master knew, looks at what `dir` names now, and makes the mind of it. `served` is what a
+    /// worker that has outlived the last master serves.
     ///
     /// # Errors
     /// When nothing is left that may be started, saying why and what to do.
-    pub(crate) fn new(site: &Site, state: State, saved: Option<Saved>) -> Result<Self> {
+    pub(crate) fn new(site: &Site, state: State, saved: Option<Saved>, served: Option<&Path>) -> Result<Self> {
         let mut releases = Releases::default();
         let named = release::resolve(&site.dir);
         // Numbered first, so that it is r0 wherever nothing is remembered.
@@ -34,6 +39,7 @@ impl Recalled {
             Some(saved) => saved.memory(&mut releases),
             None => (Memory::default(), Extra::default()),
         };
+        let under_way = memory.run.clone();
         let remembered = memory.known_good.iter().map(|code| code.release).chain(memory.previous.iter().copied());
         let gone: Vec<ReleaseId> = remembered.filter(|r| releases.is_gone(*r)).collect();
         let mut origin = String::new();
@@ -46,7 +52,11 @@ impl Recalled {
             let why = extra.refusals.get(&release).and_then(|r| r.report.as_ref());
             why.map_or_else(String::new, |report| format!(" ({})", crate::narrate::failure(report)))
         };
-        let mind = match (Rollout::restore(site.settings.clone(), memory, dir, &gone), named) {
+        let restored = Rollout::restore(site.settings.clone(), memory.clone(), dir, &gone);
+        let mind = match (restored, named) {
+            (Err(_), _) if let Some(served) = served => {
+                Rollout::reopen(site.settings.clone(), memory, releases.id(served))
+            }
             (Ok(mind), Ok(_)) => mind,
             (Ok(mind), Err(error)) => {
                 tracing::error!("{error:#}");
@@ -64,6 +74,17 @@ impl Recalled {
                 state.folder().unwrap_or(Path::new("the state folder")).join("state.json").display()
             ),
         };
-        Ok(Self { state, extra, releases, mind, origin })
+        let interrupted = under_way.filter(|run| run.kind != Kind::Restart).map(|run| LastRollout {
+            id: run.id,
+            kind: run.kind.to_string(),
+            from: releases.bytes(run.from.release),
+            to: releases.bytes(run.to.release),
+            phase: run.to.phase,
+            outcome: Outcome::Aborted.to_string(),
+            ended_at: unix_millis(),
+            millis: 0,
+            report: None,
+        });
+        Ok(Self { state, extra, releases, mind, interrupted, origin })
     }
 }

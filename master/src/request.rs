@@ -9,8 +9,8 @@ use proto::control::{Code, Fact, PhasedRestart, Reply, Request, Scale};
 use proto::worker::ToWorker;
 use rollout::{Command, CommandId, Event, Options, ScaleTo};
 
-use crate::release;
 use crate::shell::{Deadline, Shell};
+use crate::{narrate, release};
 
 impl Shell {
     pub(crate) fn request(&mut self, id: u64, request: Request) {
@@ -49,6 +49,15 @@ impl Shell {
             Request::Pause => Ok(Command::Pause),
             Request::Resume => Ok(Command::Resume),
             Request::Confirm => Ok(Command::Confirm),
+            Request::Upgrade => {
+                self.waiting.insert(id);
+                return self.begin_upgrade(id);
+            }
+            Request::Detach => Ok(Command::Detach),
+            Request::Await { rollout } => match self.end_of(rollout) {
+                Some(end) => return self.reply_last(id, &end),
+                None => Ok(Command::Await { run: rollout }),
+            },
         };
         match command {
             Ok(command) => {
@@ -88,6 +97,13 @@ impl Shell {
                 release::resolve(path)
             }
         }
+    }
+
+    /// The answer to who waits for the end of a rollout that is over.
+    fn end_of(&self, id: u64) -> Option<Reply> {
+        let rollout = self.extra.last_rollout.as_ref().filter(|rollout| rollout.id == id)?;
+        let (code, message) = narrate::ended_before(rollout);
+        Some(Reply::Ended { code, message, rollout: Box::new(rollout.clone()) })
     }
 
     fn signal_apps(&mut self, id: u64, number: i32) {

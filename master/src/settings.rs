@@ -46,9 +46,11 @@ pub(crate) struct Site {
     /// In bytes.
     pub(crate) max_memory: Option<u64>,
     pub(crate) stop_signal: Signal,
+    /// How long a worker serves without a master.
+    pub(crate) orphan_timeout: Duration,
     pub(crate) log_prefix: bool,
-    /// Tells this master's workers from another one's.
-    mark: String,
+    /// Tells this site's workers from another one's: the state's own, in the next master's process, too.
+    pub(crate) mark: String,
 }
 
 impl Site {
@@ -105,8 +107,9 @@ impl Site {
             watchdog: cli.watchdog,
             max_memory: cli.max_memory,
             stop_signal: cli.stop_signal,
+            orphan_timeout: cli.orphan_timeout,
             log_prefix: cli.log_prefix,
-            mark: format!("{:x}-{:x}", std::process::id(), crate::timers::unix_millis()),
+            mark: String::new(),
         })
     }
 
@@ -155,6 +158,7 @@ fn settings(cli: &Cli) -> Settings {
         canary_soak: cli.canary_soak,
         confirm_within: cli.confirm_within,
         max_age: cli.max_age,
+        no_orphans: cli.orphan_timeout.is_zero(),
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,14 +14,15 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::signalfd::SignalFd;
-use proto::control::{Code, Reply};
+use proto::control::{Code, LastRollout, Reply};
 use proto::worker::BootReport;
 use proto::{Incarnation, Slot};
 use rollout::{Event, Exit, Kind, ReleaseId, Rollout, Timer};
 
+use crate::adoption::Estate;
 use crate::child::{Child, WorkerExe};
 use crate::control::Control;
-use crate::leftovers::Leftovers;
+use crate::leftovers::{Leftovers, variable};
 use crate::listener::Listener;
 use crate::manager::Manager;
 use crate::narrate;
@@ -30,6 +32,7 @@ use crate::settings::Site;
 use crate::state::{Extra, State};
 use crate::timers::{Timers, unix_millis};
 use crate::token::Token;
+use crate::upgrade::{Program, Proof};
 
 /// Commands of the master's own (signals) have numbers that no client gets.
 pub(crate) const OWN_COMMANDS: u64 = 1 << 60;
@@ -41,6 +44,8 @@ pub(crate) enum Deadline {
     Client(u64),
     /// The service manager's watchdog.
     Manager,
+    /// A new program has to have proved itself.
+    Proof,
 }
 
 /// The rollout that runs, as far as the mind does not know it.
@@ -64,6 +69,8 @@ pub(crate) struct Shell {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) children: BTreeMap<Incarnation, Child>,
     pub(crate) leftovers: Leftovers,
+    /// The pidfds of left-overs that are no children of ours.
+    pub(crate) strays: BTreeMap<i32, OwnedFd>,
     pub(crate) control: Control,
     pub(crate) timers: Timers<Deadline>,
     pub(crate) exe: WorkerExe,
@@ -88,6 +95,14 @@ pub(crate) struct Shell {
     pub(crate) own_commands: u64,
     manager: Manager,
     trace: Option<File>,
+    /// What the mind hears first.
+    opening: Event,
+    /// A rollout that the last master did not bring to its end.
+    interrupted: Option<LastRollout>,
+    /// What an upgrade executes.
+    pub(crate) program: Program,
+    /// The one that is about to take this one's place.
+    pub(crate) proof: Option<Proof>,
 }
 
 impl Shell {
@@ -101,12 +116,14 @@ impl Shell {
         listeners: Vec<Listener>,
         recalled: Recalled,
         manager: Manager,
+        estate: Estate,
     ) -> Result<Self> {
         let exe = WorkerExe::find()?;
         nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper")?;
-        let Recalled { state, extra, releases, mind, origin } = recalled;
+        let Recalled { state, extra, releases, mind, interrupted, origin } = recalled;
+        let last_report = extra.last_report().cloned();
         let mut leftovers = Leftovers::default();
-        leftovers.note_strangers();
+        leftovers.note_strangers(|pid| variable(pid, "PHASED_TOKEN").is_some_and(|t| site.incarnation(&t).is_some()));
         let trace = std::env::var_os("PHASED_TRACE").filter(|path| !path.is_empty()).map(PathBuf::from);
         let create = |path: PathBuf| {
             File::create(&path).with_context(|| format!("PHASED_TRACE: cannot write {}", path.display()))
@@ -119,6 +136,7 @@ impl Shell {
             listeners,
             children: BTreeMap::new(),
             leftovers,
+            strays: BTreeMap::new(),
             control,
             timers: Timers::new(),
             exe,
@@ -126,7 +144,7 @@ impl Shell {
             running: None,
             state,
             extra,
-            last_report: None,
+            last_report,
             ended_as: None,
             last_exits: BTreeMap::new(),
             backoff_since: BTreeMap::new(),
@@ -140,6 +158,10 @@ impl Shell {
             own_commands: OWN_COMMANDS,
             manager,
             trace,
+            opening: Event::Start,
+            interrupted,
+            program: Program::of_this_process(),
+            proof: None,
         };
         shell.epoll.add(&shell.signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.pack()))?;
         shell.epoll.add(&shell.inotify, EpollEvent::new(EpollFlags::EPOLLIN, Token::Paths.pack()))?;
@@ -147,6 +169,7 @@ impl Shell {
         for n in 0..shell.listeners.len() {
             shell.watch_listener(n);
         }
+        shell.opening = shell.take_over(estate);
         shell.trace(|shell| format!("settings {}\n{origin}", shell.site.settings));
         Ok(shell)
     }
@@ -156,15 +179,24 @@ impl Shell {
     /// # Errors
     /// When the epoll set itself fails.
     pub(crate) fn run(&mut self) -> Result<Exit> {
-        self.feed(Event::Start);
+        let opening = std::mem::replace(&mut self.opening, Event::Start);
+        self.feed(opening);
+        self.note_interrupted();
         self.feed_manager();
         let mut ready = [EpollEvent::empty(); 64];
         loop {
             if let Some(exit) = self.exit {
-                // Whoever hears that the master has stopped finds its addresses free.
-                self.listeners.clear();
+                // Whoever hears that the master has stopped finds its addresses free, or left to the next one.
+                match exit {
+                    Exit::Stopped | Exit::NothingBoots => self.listeners.clear(),
+                    Exit::Detached => self.listeners.drain(..).for_each(Listener::leave),
+                    // The next program finds them open.
+                    Exit::Upgraded => {}
+                }
                 self.state.release();
-                self.control.finish();
+                if exit != Exit::Upgraded {
+                    self.control.finish();
+                }
                 return Ok(exit);
             }
             let sleep = self.timers.sleep().map_or(EpollTimeout::NONE, up_to);
@@ -193,6 +225,8 @@ impl Shell {
             Token::Client(id) => self.hear_client(id),
             Token::Reports(id) => self.hear_worker(id),
             Token::Commands(id) => self.flush_commands(id),
+            Token::Death(id) => self.stranger_died(id),
+            Token::Stray(pid) => self.stray_died(pid),
         }
     }
 
@@ -221,6 +255,27 @@ impl Shell {
         }
     }
 
+    /// A rollout that ended with everything else is one that has ended: its line in the history is written now.
+    fn note_interrupted(&mut self) {
+        let Some(rollout) = self.interrupted.take() else { return };
+        let goes_on = self.running.as_ref().is_some_and(|running| running.id == rollout.id);
+        if !goes_on && self.extra.last_rollout.as_ref().is_none_or(|last| last.id < rollout.id) {
+            self.state.append(&rollout);
+            self.extra.last_rollout = Some(rollout);
+            self.remember(&self.mind.memory());
+        }
+    }
+
+    /// Executes the new program. Does not return, unless nothing can be executed.
+    pub(crate) fn upgrade(&mut self) -> anyhow::Error {
+        let control = match self.control.hand_over() {
+            Ok(control) => control,
+            Err(error) => return error,
+        };
+        self.exe.lower_limit();
+        self.program.replace(&control, std::mem::take(&mut self.listeners))
+    }
+
     fn trace(&mut self, text: impl FnOnce(&Self) -> String) {
         let subscribers = self.control.subscribers();
         if self.trace.is_none() && subscribers.is_empty() {
@@ -243,6 +298,7 @@ impl Shell {
                 self.forget(id);
             }
             Deadline::Manager => self.feed_manager(),
+            Deadline::Proof => self.proof_overdue(),
             Deadline::Mind(timer) => {
                 if let Timer::BootLate(id) = timer {
                     let message = "its worker did not report the end of the boot in time".into();

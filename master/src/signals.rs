@@ -24,7 +24,12 @@ impl Shell {
                         "HUP ignored: USR1 or `ctl phased-restart` deploys, output goes to stdout and stderr"
                     );
                 }
-                Ok(Signal::SIGUSR2) => tracing::warn!("USR2 ignored: this version cannot upgrade itself in place"),
+                // What scripts/systemd sends for a restart: the next master is about to start.
+                Ok(Signal::SIGPWR) => self.own_command(Command::Leave),
+                Ok(Signal::SIGUSR2) => {
+                    self.own_commands += 1;
+                    self.begin_upgrade(self.own_commands);
+                }
                 _ => {}
             }
         }
@@ -66,6 +71,7 @@ pub(crate) fn open() -> Result<SignalFd> {
         Signal::SIGTTIN,
         Signal::SIGTTOU,
         Signal::SIGHUP,
+        Signal::SIGPWR,
     ] {
         set.add(signal);
     }

@@ -1,6 +1,7 @@
 //! How a worker is made: its process, its sockets, and the order that it gets.
 
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 
 use anyhow::Context;
 use nix::sys::epoll::EpollFlags;
@@ -11,6 +12,7 @@ use rollout::{Event, Memory, Role};
 use crate::child::{Child, Seat};
 use crate::cli::millis;
 use crate::listener::{self, BACKLOG, Listener};
+use crate::orphans;
 use crate::shell::Shell;
 use crate::state::{Refusal, Saved};
 use crate::token::Token;
@@ -84,6 +86,9 @@ impl Shell {
             drain_timeout_ms: millis(site.settings.drain_timeout),
             control_socket: site.socket_bytes(),
             token: site.token(seat.id),
+            site: site.mark.clone(),
+            orphan_socket: orphans::place(&site.socket, seat.id).into_os_string().into_vec(),
+            orphan_timeout_ms: millis(site.orphan_timeout),
             log_prefix: site.log_prefix,
             task: self.task(seat.role),
             env_file: site.env_file.clone(),

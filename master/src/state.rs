@@ -31,6 +31,8 @@ pub(crate) use self::saved::{Extra, Refusal, Saved};
 const FILE: &str = "state.json";
 /// Where a file goes that cannot be used.
 const ASIDE: &str = "state.json.aside";
+/// The file with what tells this state from others.
+const ID: &str = "id";
 /// More than this is no state of ours, in bytes.
 const LARGEST: u64 = 64 << 20;
 
@@ -99,6 +101,12 @@ impl State {
             }
         }
         let saved = match read(&path.join(FILE), dir) {
+            Ok(None) if path.join(history::FILE).exists() => {
+                let file = path.join(FILE);
+                let text = format!("{} is missing, and so is what was good and what was refused", file.display());
+                state.trouble_at_start(text);
+                None
+            }
             Ok(saved) => saved,
             Err(why) => {
                 let told = set_aside(&path, &why);
@@ -117,7 +125,8 @@ impl State {
             .to_file(&self.dir)
             .and_then(|bytes| replace(folder, FILE, &bytes))
             .with_context(|| format!("cannot write {}", folder.join(FILE).display()));
-        self.troubles.saving = told(self.troubles.saving.take(), written, &folder.join(FILE));
+        let lost = "the next start of this master will not know of it";
+        self.troubles.saving = told(self.troubles.saving.take(), written, &folder.join(FILE), lost);
         self.troubles.show();
     }
 
@@ -126,8 +135,24 @@ impl State {
         let Some(folder) = &self.folder else { return };
         let path = folder.join(history::FILE);
         let written = history::append(folder, rollout).with_context(|| format!("cannot write {}", path.display()));
-        self.troubles.appending = told(self.troubles.appending.take(), written, &path);
+        let lost = "this rollout is missing there";
+        self.troubles.appending = told(self.troubles.appending.take(), written, &path, lost);
         self.troubles.show();
+    }
+
+    /// What tells this site's workers from another one's: made once for a folder, and kept in it. Where there is no folder, or
+    /// it cannot be written, `dir` has to do.
+    pub(crate) fn id(&self, dir: &Path) -> String {
+        let made = self.folder.as_deref().and_then(|folder| {
+            let path = folder.join(ID);
+            let read = || fs::read_to_string(&path).ok().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty());
+            read().or_else(|| {
+                let fresh = fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
+                replace(folder, ID, fresh.as_bytes()).ok()?;
+                read()
+            })
+        });
+        made.unwrap_or_else(|| dir.display().to_string())
     }
 
     /// The folder; `None`: nothing is remembered.
@@ -171,11 +196,11 @@ impl Troubles {
 }
 
 /// What is wrong now with writing `path`; said when it is news.
-fn told(before: Option<String>, written: Result<()>, path: &Path) -> Option<String> {
+fn told(before: Option<String>, written: Result<()>, path: &Path, what: &str) -> Option<String> {
     let now = written.err().map(|error| format!("{error:#}"));
     if now != before {
         match &now {
-            Some(text) => tracing::warn!("{text}; the next start of this master will not know of it"),
+            Some(text) => tracing::warn!("{text}; {what}"),
             None => tracing::info!("{} is written again", path.display()),
         }
     }

@@ -14,6 +14,14 @@ pub(crate) fn adopt_fds(first: RawFd, count: u32) -> Vec<OwnedFd> {
         .collect()
 }
 
+/// Puts a copy of an fd at this number, open across an exec, whatever was there before. For the last moments of a
+/// program: who owned that number does not any more.
+pub(crate) fn place(fd: std::os::fd::BorrowedFd<'_>, number: RawFd) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: dup2 takes two integers; the caller promises that nobody relies on what was open at `number`.
+    unsafe { nix::libc::dup2(fd.as_raw_fd(), number) };
+}
+
 /// Takes over an fd that a system call has just made.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: callers pass the fresh result of fcntl(F_DUPFD_CLOEXEC), which nobody else owns.
@@ -31,4 +39,26 @@ pub(crate) fn limit_files(pid: i32, soft: u64, hard: u64) {
 pub(crate) fn default_sigchld() {
     // SAFETY: the default disposition runs no code of ours.
     let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGCHLD, nix::sys::signal::SigHandler::SigDfl) };
+}
+
+/// A descriptor that stands for a process, and becomes readable when that has ended.
+///
+/// # Errors
+/// Whatever pidfd_open(2) says; `ESRCH` when there is no such process any more.
+pub(crate) fn pidfd(pid: i32) -> std::io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers, and gives a new descriptor (close-on-exec) or -1.
+    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(own(fd as RawFd)) }
+}
+
+/// Signals the process behind a [`pidfd`], and no other one that may have its number by now.
+///
+/// # Errors
+/// Whatever pidfd_send_signal(2) says; `ESRCH` when it has ended.
+pub(crate) fn pidfd_kill(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let (none, flags) = (std::ptr::null::<nix::libc::siginfo_t>(), 0);
+    // SAFETY: the descriptor is open, and the null pointer asks for what kill(2) would send.
+    let sent = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, flags) };
+    if sent < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -19,9 +19,13 @@ pub(crate) enum Token {
     Reports(Incarnation),
     /// A worker's commands, when they could not all be written.
     Commands(Incarnation),
+    /// The end of a worker that is no child of ours.
+    Death(Incarnation),
+    /// The end of a process that such a worker has left behind.
+    Stray(i32),
 }
 
-const KIND_BITS: u32 = 3;
+const KIND_BITS: u32 = 4;
 
 impl Token {
     pub(crate) fn pack(self) -> u64 {
@@ -33,6 +37,8 @@ impl Token {
             Self::Client(n) => (4, n),
             Self::Reports(id) => (5, id.0),
             Self::Commands(id) => (6, id.0),
+            Self::Death(id) => (7, id.0),
+            Self::Stray(pid) => (8, u64::from(pid.unsigned_abs())),
         };
         value << KIND_BITS | kind
     }
@@ -47,6 +53,8 @@ impl Token {
             4 => Self::Client(value),
             5 => Self::Reports(Incarnation(value)),
             6 => Self::Commands(Incarnation(value)),
+            7 => Self::Death(Incarnation(value)),
+            8 => Self::Stray(value as i32),
             _ => return None,
         })
     }
@@ -66,9 +74,11 @@ mod tests {
             Token::Client(9),
             Token::Reports(Incarnation(1 << 40)),
             Token::Commands(Incarnation(3)),
+            Token::Death(Incarnation(4)),
+            Token::Stray(4711),
         ] {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }
-        assert_eq!(Token::unpack(7), None);
+        assert_eq!(Token::unpack(15), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What workers say and how they end, as events for the mind; what they reported, for people.
 
-use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -40,23 +40,47 @@ impl Shell {
                 }
             }
         }
-        let mut died = Vec::new();
         let mut statuses = Vec::new();
         for (pid, status) in dead {
+            if self.proof_ended(pid, status) {
+                continue;
+            }
             // A pid that was waited for may be somebody else's by now.
             if let Some(child) = self.children.values_mut().find(|c| c.pid == Some(pid)) {
                 child.pid = None;
-                statuses.push((child.id, status));
+                statuses.push((child.id, Some(status)));
             }
         }
+        self.bury(statuses);
+    }
+
+    /// A worker that is no child of ours has ended; nobody tells us how.
+    pub(crate) fn stranger_died(&mut self, id: Incarnation) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        child.pid = None;
+        if let Some(pidfd) = child.pidfd.take() {
+            let _ = self.epoll.delete(&pidfd);
+        }
+        self.bury(vec![(id, None)]);
+    }
+
+    /// Something that such a worker has left behind has ended.
+    pub(crate) fn stray_died(&mut self, pid: i32) {
+        if let Some(pidfd) = self.strays.remove(&pid) {
+            let _ = self.epoll.delete(&pidfd);
+        }
+        self.bury(Vec::new());
+    }
+
+    /// Workers have ended, or something that dead ones have left: what follows from that.
+    pub(crate) fn bury(&mut self, statuses: Vec<(Incarnation, Option<ExitStatus>)>) {
+        let mut died = Vec::new();
         for (id, status) in statuses {
             self.worker_died(id, status);
             died.push(id);
         }
         if !died.is_empty() {
-            let workers = child::pids(self.children.values());
-            let (site, children) = (&self.site, &self.children);
-            let left = self.leftovers.left_by(&died, &workers, |pid| whose(pid, site, children));
+            let left = self.left_by(&died);
             for id in died {
                 if left.contains(&id) {
                     self.feed(Event::Lost(id));
@@ -70,12 +94,38 @@ impl Shell {
         for id in self.leftovers.cleared(&workers, |pid| whose(pid, site, children)) {
             self.gone(id);
         }
+        self.watch_strays();
     }
 
-    pub(crate) fn worker_died(&mut self, id: Incarnation, status: ExitStatus) {
+    /// Which of these dead workers have left something behind.
+    pub(crate) fn left_by(&mut self, died: &[Incarnation]) -> BTreeSet<Incarnation> {
+        let workers = child::pids(self.children.values());
+        let (site, children) = (&self.site, &self.children);
+        self.leftovers.left_by(died, &workers, |pid| whose(pid, site, children))
+    }
+
+    /// Children are waited for; the others' ends are told by pidfds.
+    pub(crate) fn watch_strays(&mut self) {
+        let mut missed = false;
+        for pid in self.leftovers.unwatched() {
+            match crate::sys::pidfd(pid) {
+                Ok(pidfd) => {
+                    self.watch(Some(pidfd.as_fd()), EpollFlags::EPOLLIN, Token::Stray(pid));
+                    self.strays.insert(pid, pidfd);
+                }
+                // It has ended meanwhile, which is found out like the others' ends.
+                Err(_) => missed = true,
+            }
+        }
+        if missed {
+            self.bury(Vec::new());
+        }
+    }
+
+    fn worker_died(&mut self, id: Incarnation, status: Option<ExitStatus>) {
         self.hear_worker(id);
         let Some(child) = self.children.get(&id) else { return };
-        let (app_pid, reported) = (child.app_pid, child.reported);
+        let (app_pid, reported, stranger) = (child.app_pid, child.reported, status.is_none());
         let state = self.mind.workers().find(|(worker, _)| *worker == id).map(|(_, w)| w.state);
         let silent = match state {
             Some(WorkerState::Booting) if !reported => Some(self.stage_of(id)),
@@ -83,11 +133,14 @@ impl Shell {
             _ => None,
         };
         if let Some(stage) = silent {
-            let message = format!("its worker process {}", narrate::exit(status));
+            let message = match status {
+                Some(status) => format!("its worker process {}", narrate::exit(status)),
+                None => "its worker process has ended".into(),
+            };
             self.note_exit(id, &message);
             self.file_report(self.report(id, stage, message));
         }
-        self.leftovers.worker_died(id, app_pid);
+        self.leftovers.worker_died(id, app_pid, stranger);
     }
 
     /// How the last worker of a slot ended; a rehearsal or a hook has none.
@@ -143,6 +196,10 @@ impl Shell {
     pub(crate) fn hear_worker(&mut self, id: Incarnation) {
         let Some(child) = self.children.get_mut(&id) else { return };
         let heard = child.hear();
+        if heard.ended {
+            // It has ended, or has given its master up: such a one is not to serve on, unled.
+            child.end();
+        }
         for message in heard.messages {
             self.take_message(id, message);
         }
@@ -197,6 +254,7 @@ impl Shell {
                 child.boot_us = Some(took_us);
                 self.feed(Event::Booted(id));
             }
+            FromWorker::Orphan(_) => self.refuse_worker(id, "it says that it has no master"),
             FromWorker::Outgrown { bytes } => {
                 child.outgrown = Some(bytes);
                 self.feed(Event::Outgrown(id));

@@ -133,7 +133,7 @@ impl World {
                         .expect("three");
                 }
             }
-            Event::Start | Event::ListenerLost | Event::Outgrown(_) => {}
+            Event::Start | Event::Adopt { .. } | Event::ListenerLost | Event::Outgrown(_) => {}
         }
         let before = self.mind.clone();
         let mut actions = Vec::new();

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use rollout::{Event, Memory, ReleaseId, Role, Rollout, Settings, State, Unstartable, WorkerState, invariant};
 
 /// The table of transitions that two people would write differently: its first column.
-const ROWS: [&str; 29] = [
+const ROWS: [&str; 32] = [
     "a rollout ends",
     "busy during a rollout or first start",
     "stop during a rollout",
@@ -52,6 +52,9 @@ const ROWS: [&str; 29] = [
     "if-new, refused before",
     "cold start",
     "recycle",
+    "adoption",
+    "adoption of a rollout",
+    "adoption of what is held, or waits for a confirm",
 ];
 
 fn testdata() -> PathBuf {

@@ -78,6 +78,18 @@ pub enum Request {
     Resume,
     /// The promoted release is good: it is not rolled back when the time given by `confirm_within_ms` is over.
     Confirm,
+    /// Replace the master itself by the program that lies at its path now; the workers stay. Refused when that program does not
+    /// prove itself, else the connection ends, and the next master answers. With [`Request::Hello`], [`Request::Ping`] and
+    /// [`Request::Stop`] it keeps its bytes for ever and is heard whatever protocol the `Hello` names, as are
+    /// [`Reply::Hello`], [`Reply::Pong`], [`Reply::Done`] and [`Reply::Error`]: a new `ctl` can replace an old master.
+    Upgrade,
+    /// The master ends and leaves its workers to the next one.
+    Detach,
+    /// Wait for the end of this rollout, which may be over: answered as the request that began it.
+    Await {
+        /// The rollout's number.
+        rollout: u64,
+    },
 }
 
 /// A phased restart's options. `None`: the master's own setting.

@@ -2,6 +2,11 @@
 //!
 //! The worker's standard input carries [`ToWorker`], its fd 3 carries [`FromWorker`]; listening sockets
 //! follow from fd 4 on, in the order of [`BootSpec::listeners`]. Both sides say `Hello` first.
+//!
+//! When the master is gone, the next one connects to the worker's own socket ([`BootSpec::orphan_socket`]), and both
+//! directions travel on that connection. The worker speaks first: `Hello` and [`FromWorker::Orphan`], the first byte of
+//! which brings the listening sockets along (SCM_RIGHTS). [`ToWorker::Adopt`], behind the master's `Hello`, makes the
+//! connection what the pipes were; whoever closes it before leaves the worker as it was.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -39,6 +44,8 @@ pub enum ToWorker {
     Kill,
     /// Send a signal to the app's first process.
     Signal(i32),
+    /// I am the master from now on. Said on a connection to the worker's own socket, behind `Hello`.
+    Adopt,
 }
 
 /// Worker to master.
@@ -78,6 +85,40 @@ pub enum FromWorker {
         /// What its processes hold together, in bytes.
         bytes: u64,
     },
+    /// Who I am, to a new master: said behind `Hello` on a connection to the worker's own socket.
+    Orphan(Box<Orphan>),
+}
+
+/// A worker that has lost its master, as the next one finds it.
+///
+/// Together with [`Hello`] its bytes never change, so that a master of any build can take a worker of any other into
+/// account: one whose protocol it does not speak is replaced, and then ended by signals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orphan {
+    /// [`BootSpec::site`].
+    pub site: String,
+    /// The seat.
+    pub slot: Slot,
+    /// This worker.
+    pub incarnation: Incarnation,
+    /// The release's phase.
+    pub phase: Phase,
+    /// The release: a real path.
+    pub release: Bytes,
+    /// The app is ready; otherwise it is being ended.
+    pub serves: bool,
+    /// The app's first process.
+    pub app_pid: Option<i32>,
+    /// When the order to boot came, in milliseconds since 1970.
+    pub started_at: u64,
+    /// From then until ready, in microseconds.
+    pub boot_us: Option<u64>,
+    /// How that was seen.
+    pub evidence: Option<Evidence>,
+    /// `STATUS=` of the app.
+    pub status: Option<String>,
+    /// The sockets that come along, in this order.
+    pub listeners: Vec<Listener>,
 }
 
 /// Everything a worker needs to boot its app.
@@ -113,6 +154,12 @@ pub struct BootSpec {
     pub control_socket: Bytes,
     /// Marks every process of this incarnation, in its environment.
     pub token: String,
+    /// Tells this site's workers from another one's that has the same control socket at another time.
+    pub site: String,
+    /// The worker's own socket, where the next master finds it; made before the app is. Empty: there is none.
+    pub orphan_socket: Bytes,
+    /// How long the app goes on being served when the master is gone and no other comes, in milliseconds; 0: not at all.
+    pub orphan_timeout_ms: u64,
     /// Whether each line of output says slot and phase.
     pub log_prefix: bool,
     /// What the worker is for.

@@ -14,7 +14,7 @@ use proto::control::{
 use proto::frame::frame;
 use proto::worker::{
     BootReport, BootSpec, Check, Command, Evidence, ExitReport, ExitStatus, FromWorker, HookCommand, HookSpec,
-    Listener, Ready, Stage, Task, ToWorker,
+    Listener, Orphan, Ready, Stage, Task, ToWorker,
 };
 use proto::{Hello, Inbox, Incarnation, Phase, Slot, Surge};
 use serde::Serialize;
@@ -98,6 +98,9 @@ fn boot_spec() -> Box<BootSpec> {
         drain_timeout_ms: 30_000,
         control_socket: b"/s".to_vec(),
         token: "t0".into(),
+        site: "i".into(),
+        orphan_socket: b"/d/9".to_vec(),
+        orphan_timeout_ms: 60_000,
         log_prefix: true,
         task: Task::Rehearse,
         env_file: Some(b".env".to_vec()),
@@ -155,6 +158,23 @@ fn plain_exit_report() -> Box<ExitReport> {
     let mut report = exit_report();
     report.reason = None;
     report
+}
+
+fn orphan() -> Orphan {
+    Orphan {
+        site: "i".into(),
+        slot: Slot(1),
+        incarnation: Incarnation(9),
+        phase: Phase(4),
+        release: b"/r".to_vec(),
+        serves: true,
+        app_pid: Some(77),
+        started_at: 1,
+        boot_us: Some(250),
+        evidence: Some(Evidence::Notify),
+        status: Some("s".into()),
+        listeners: vec![Listener { name: "l".into(), address: "a".into() }],
+    }
 }
 
 fn last_rollout() -> LastRollout {
@@ -239,15 +259,16 @@ messages! { master_to_worker, ToWorker, framed,
     ToWorker::Hello(_) => [ToWorker::Hello(hello()) => "08000000000105302e312e30"]
     ToWorker::Boot(_) => [
         ToWorker::Boot(boot_spec()) => "\
-            5f000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
-            d007fb60ea1efb3075022f73027430010101042e656e7601016202000168022f70010163fb881301fb102701fc00000040",
+            69000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
+            d007fb60ea1efb3075022f730274300169042f642f39fb60ea010101042e656e7601016202000168022f70010163fb881301fb102701fc00000040",
         ToWorker::Boot(plain_boot_spec()) => "\
-            47000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
-            d007fb60ea1efb3075022f730274300100000000fb88130000",
+            51000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
+            d007fb60ea1efb3075022f730274300169042f642f39fb60ea0100000000fb88130000",
     ]
     ToWorker::Drain { timeout_ms: _ } => [ToWorker::Drain { timeout_ms: 30_000 } => "0400000002fb3075"]
     ToWorker::Kill => [ToWorker::Kill => "0100000003"]
     ToWorker::Signal(_) => [ToWorker::Signal(1) => "020000000402"]
+    ToWorker::Adopt => [ToWorker::Adopt => "0100000005"]
 }
 
 messages! { worker_to_master, FromWorker, framed,
@@ -268,6 +289,7 @@ messages! { worker_to_master, FromWorker, framed,
     ]
     FromWorker::HookDone { took_us: _ } => [FromWorker::HookDone { took_us: 250 } => "0200000008fa"]
     FromWorker::Outgrown { bytes: _ } => [FromWorker::Outgrown { bytes: 65_536 } => "0600000009fc00000100"]
+    FromWorker::Orphan(_) => [FromWorker::Orphan(Box::new(orphan())) => "190000000a0169010904022f7201019a0101fa010101017301016c0161"]
 }
 
 messages! { ctl_to_master, Request, framed,
@@ -309,6 +331,9 @@ messages! { ctl_to_master, Request, framed,
     Request::Pause => [Request::Pause => "010000000f"]
     Request::Resume => [Request::Resume => "0100000010"]
     Request::Confirm => [Request::Confirm => "0100000011"]
+    Request::Upgrade => [Request::Upgrade => "0100000012"]
+    Request::Detach => [Request::Detach => "0100000013"]
+    Request::Await { rollout: _ } => [Request::Await { rollout: 7 } => "020000001407"]
 }
 
 messages! { master_to_ctl, Reply, framed,

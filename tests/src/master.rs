@@ -274,6 +274,19 @@ impl<'a> Start<'a> {
         }
     }
 
+    /// Starts it and kills everything of the site as soon as `moment` returns, which is given its pid and does not wait for
+    /// the control socket.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn cut(self, moment: impl FnOnce(i32)) {
+        let (mut child, ..) = self.spawn();
+        moment(child.id() as i32);
+        let _ = child.kill();
+        let _ = child.wait();
+        process::kill_site(self.site.root());
+    }
+
     /// Starts it where it is expected to end by itself; what it said.
     #[must_use]
     pub fn run(self) -> Output {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tests::binaries::binary;
-use tests::{Output, Site};
+use tests::{Output, Site, process};
 
 /// A site with a release and a configuration file in it.
 fn site(config: &str) -> Site {
@@ -197,6 +197,34 @@ fn problems_are_told_on_stderr_with_exit_code_2() {
 }
 
 #[test]
+fn a_number_is_a_number_in_the_file_too() {
+    let site = site("dir = 'current'\nnotify-fd = 3\n");
+    // Nothing is open there, and nobody looks.
+    let said = run(&site, &[], &["--config", "site.toml", "--check-config"]).expect(0);
+    assert_eq!(settings(&said.stdout)["notify-fd"], ("3".into(), "site.toml line 2".into()), "{}", said.stdout);
+    assert_eq!(said.stderr, "");
+    // The command line's wins, and what is printed is a configuration again.
+    let said = run(&site, &[], &["--config", "site.toml", "--check-config", "--notify-fd", "9"]).expect(0);
+    assert_eq!(settings(&said.stdout)["notify-fd"], ("9".into(), "command line".into()), "{}", said.stdout);
+    write(&site, &said.stdout);
+    let said = run(&site, &[], &["--config", "site.toml", "--check-config"]).expect(0);
+    assert_eq!(settings(&said.stdout)["notify-fd"].0, "9", "{}", said.stdout);
+    for (wrong, word) in [
+        ("2", "not in 3.."),
+        ("-1", "not in 3.."),
+        ("3000000000", "not in 3.."),
+        ("'three'", "a number"),
+        ("true", "a number"),
+    ] {
+        write(&site, &format!("dir = 'current'\nnotify-fd = {wrong}\n"));
+        let said = run(&site, &[], &["--config", "site.toml", "--check-config"]).expect(2);
+        for word in ["notify-fd", "site.toml line 2", word] {
+            assert!(said.stderr.contains(word), "{wrong}: {word} in {}", said.stderr);
+        }
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_a_usage_error_that_names_it() {
     let site = site("");
     fs::write(site.root().join("latin"), b"name = '\xe9'\n").expect("a file");
@@ -265,6 +293,44 @@ fn a_running_master_goes_by_the_same_order() {
 
     let master = site.master().workers(3).env("WEB_CONCURRENCY", "2").options(&config).start();
     assert_eq!(master.until_state("steady").workers, 3, "the command line's, before all");
+}
+
+#[test]
+fn an_env_file_is_the_apps_and_says_nothing_in_our_name() {
+    let site = Site::new();
+    let env_file = |release: &str, text: &str| {
+        site.release(release, "");
+        fs::write(site.release_dir(release).join(".env"), text).expect("a file");
+    };
+    let ours =
+        "PHASED_SOCKET=x\nPHASED_TOKEN=x\nWORKER_INDEX=9\nNOTIFY_SOCKET=/x\nPWD=/x\nRELEASE_DIR=/x\nLISTEN_FDS=7\n";
+    env_file("41", &format!("GREETING='hello, world'\nPHASED_FOO=mine\nINHERITED=by the file\n{ours}"));
+    site.deploy("41");
+    let master = site.master().workers(1).options(&["--env-file", ".env"]).env("INHERITED", "by the master").start();
+    master.until_state("steady");
+    let text = master.get("/env");
+    let env: BTreeMap<_, _> = text.lines().filter_map(|line| line.split_once('=')).collect();
+    let folder = site.release_dir("41");
+    let folder = folder.to_str().expect("a path");
+    for (name, wanted) in [
+        ("GREETING", "hello, world"),
+        ("INHERITED", "by the file"),
+        ("PHASED_FOO", "mine"),
+        ("PHASED_SOCKET", site.socket().to_str().expect("a path")),
+        ("WORKER_INDEX", "0"),
+        ("PWD", folder),
+        ("RELEASE_DIR", folder),
+        ("LISTEN_FDS", "1"),
+    ] {
+        assert_eq!(env.get(name), Some(&wanted), "{name} in\n{text}");
+    }
+    assert!(!["/x", "x"].contains(&env["NOTIFY_SOCKET"]) && env["PHASED_TOKEN"] != "x", "{text}");
+    // What goes by those goes on: the next release serves, by a file of its own, and nothing is left of this one.
+    env_file("42", &format!("GREETING=hi\n{ours}"));
+    master.roll("42").expect(0);
+    let text = master.get("/env");
+    assert!(text.contains("\nGREETING=hi\n") && text.contains("\nINHERITED=by the master\n"), "{text}");
+    assert_eq!(process::of_site(site.root()).len(), 3, "{}", process::table(&process::of_site(site.root())));
 }
 
 #[test]

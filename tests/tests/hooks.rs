@@ -3,6 +3,7 @@
 use std::fs;
 
 use nix::sys::signal::Signal;
+use proto::control::Stats;
 use serde_json::Value;
 use tests::binaries::hook;
 use tests::master::{all_on, app_pid, doing};
@@ -292,6 +293,46 @@ fn on_promote_and_on_failure_hear_of_every_rollout_once() {
     assert_eq!(told(&site.records("promoted")[1]), said.json());
     let all = master.until("they have left", |_| process::of_site(site.root()).len() == 5);
     assert!(all_on(&all, "42"));
+}
+
+#[test]
+fn what_nobody_confirms_is_a_failure_to_them() {
+    let site = Site::new();
+    let options =
+        ["--on-promote", &hook("promoted"), "--on-failure", &hook("failed"), "--env", "GEMFILE={release}/Gemfile"];
+    let master = steady(&site, &options);
+    site.release("42", "");
+    site.deploy("42");
+    let seen = master.trace().len();
+    let said = master.ctl(&["--json", "phased-restart", "--confirm-within", "300ms"]).expect(0);
+    master.until_step(seen, "nobody confirms", |step| step.starts_with("> fired confirm"));
+    let through = |stats: &Stats| {
+        let last = stats.last_rollout.as_ref();
+        stats.rollout.is_none() && last.is_some_and(|last| last.kind == "rollback") && all_on(stats, "41")
+    };
+    master.until("it is rolled back, and the hooks are through", |stats| {
+        through(stats) && site.records("failed").len() == 1 && process::of_site(site.root()).len() == 5
+    });
+    // Promoted it was: that was heard, once, and of the way back only the other one hears.
+    let (promoted, failed) = (site.records("promoted"), site.records("failed"));
+    assert_eq!((promoted.len(), failed.len()), (1, 1), "{promoted:#?}");
+    assert_eq!(told(&promoted[0]), said.json());
+    is_a_helpers(&promoted[0], &site, "42");
+    is_a_helpers(&failed[0], &site, "41");
+    let rollback = told(&failed[0]);
+    let folder = |release: &str| Value::from(site.release_dir(release).to_str().expect("a path"));
+    assert_eq!(
+        (&rollback["kind"], &rollback["from"], &rollback["to"]),
+        (&"rollback".into(), &folder("42"), &folder("41"))
+    );
+    assert_eq!(rollback, master.ctl(&["--json", "stats"]).expect(0).json()["last_rollout"]);
+    // A rollback on a person's word is none.
+    master.ctl(&["phased-restart", "--confirm-within", "10m"]).expect(0);
+    master.ctl(&["rollback"]).expect(0);
+    master.until("the hooks are through", |_| {
+        site.records("promoted").len() == 3 && process::of_site(site.root()).len() == 5
+    });
+    assert_eq!(site.records("failed").len(), 1);
 }
 
 #[test]

@@ -36,15 +36,20 @@ struct Writes {
 impl Writes {
     fn watch(site: &Site) -> Self {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
-        inotify.add_watch(&site.state(), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO).expect("a watch");
+        let (come, go) = (AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO, AddWatchFlags::IN_MOVED_FROM);
+        let rest = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MODIFY;
+        inotify.add_watch(&site.state(), come | go | rest).expect("a watch");
         Self { inotify, seen: 0 }
     }
 
-    /// Takes in what has happened so far.
+    /// Takes in what has happened so far. Nothing may be done to the file but to put a whole one in its place: a moment in
+    /// which there is none, or a part of one, is too short to be met by a cut, and long enough for a power cut.
     fn look(&mut self) {
         for event in self.inotify.read_events().unwrap_or_default() {
             let name = event.name.unwrap_or_default();
-            self.seen += usize::from(name == "state.json" || name == "state.json.new");
+            let put = name == "state.json";
+            assert!(!put || event.mask == AddWatchFlags::IN_MOVED_TO, "state.json: {:?}", event.mask);
+            self.seen += usize::from(put || name == "state.json.new" && event.mask == AddWatchFlags::IN_CREATE);
         }
     }
 
@@ -170,25 +175,25 @@ fn everywhere(course: &Course) -> usize {
 #[test]
 fn in_a_good_rollout() {
     let course = Course { script: "", commands: &[&["phased-restart"]], promotes: true };
-    assert!(everywhere(&course) >= 4, "its begin and its end are written");
+    assert!(everywhere(&course) >= 6, "its begin, the promotion and its end are written");
 }
 
 #[test]
 fn in_a_broken_rollout() {
     let course = Course { script: "slot 1 exit 1", commands: &[&["phased-restart"]], promotes: false };
-    assert!(everywhere(&course) >= 4);
+    assert!(everywhere(&course) >= 4, "its begin and its end");
 }
 
 #[test]
 fn in_a_held_rollout() {
     let course = Course { script: "", commands: &[&["phased-restart", "--hold"], &["rollback"]], promotes: false };
-    assert!(everywhere(&course) >= 6);
+    assert!(everywhere(&course) >= 10, "its begin, the hold, its end, and both of the rollback");
 }
 
 #[test]
 fn in_a_held_rollout_that_is_trusted() {
     let course = Course { script: "", commands: &[&["phased-restart", "--hold"], &["reload-dir"]], promotes: true };
-    assert!(everywhere(&course) >= 6);
+    assert!(everywhere(&course) >= 8, "its begin, the hold, its end, and the person's word");
 }
 
 #[test]
@@ -198,7 +203,7 @@ fn while_a_confirm_is_waited_for() {
         commands: &[&["phased-restart", "--confirm-within", "10m"], &["confirm"]],
         promotes: true,
     };
-    assert!(everywhere(&course) >= 6);
+    assert!(everywhere(&course) >= 8, "its begin, the promotion, its end, and the confirm");
 }
 
 #[test]
@@ -208,34 +213,36 @@ fn in_an_aborted_rollout_and_a_rollback() {
         commands: &[&["phased-restart"], &["rollback"], &["phased-restart", "--soak", "10m", "--no-wait"], &["abort"]],
         promotes: true,
     };
-    assert!(everywhere(&course) >= 8);
+    assert!(everywhere(&course) >= 16, "three of each promotion, two of the one that is aborted");
 }
 
-/// Cuts the power everywhere in a start, of which `prepare` leaves a site without a living process.
-fn everywhere_in_a_start(course: &Course, prepare: impl Fn(&Site)) -> usize {
-    for count in 1.. {
+/// Cuts the power at every end of a write in a start, of which `prepare` leaves a site without a living process, and
+/// lets `check` see what comes of it; how many there were.
+fn everywhere_in_a_start(prepare: impl Fn(&Site), check: impl Fn(&Site, usize)) -> usize {
+    // How many there are is told by a start that nothing disturbs.
+    let site = Site::new();
+    prepare(&site);
+    let mut writes = Writes::watch(&site);
+    let master = site.master().workers(2).start();
+    master.until("the end of the start", |stats| ["steady", "degraded"].contains(&stats.state.as_str()));
+    writes.look();
+    drop(master);
+    for count in 1..=writes.seen {
         let site = Site::new();
         prepare(&site);
         let mut writes = Writes::watch(&site);
-        let master = site.master().workers(2).start();
-        master.until("a write, or the end of the start", |stats| {
-            writes.look();
-            writes.seen >= count || ["steady", "degraded"].contains(&stats.state.as_str())
+        site.master().workers(2).cut(|pid| {
+            assert!(writes.until(&site, count, pid), "the start ended at write {} of {count}", writes.seen);
         });
-        if writes.seen < count {
-            return count - 1;
-        }
-        drop(master);
-        comes_up(&site, course, count);
+        check(&site, count);
     }
-    unreachable!("a start ends")
+    writes.seen
 }
 
 #[test]
 fn in_a_start_after_a_cut() {
     let course = Course { script: "slot 1 gate never", commands: &[], promotes: false };
-    // It may have nothing to write.
-    everywhere_in_a_start(&course, |site| {
+    let prepare = |site: &Site| {
         let master = site.steady("41", "", 2);
         site.release("42", course.script);
         site.deploy("42");
@@ -244,41 +251,38 @@ fn in_a_start_after_a_cut() {
         drop(master);
         drop(waits);
         let _ = ctl.end();
-    });
+        assert!(names(&on_disk(site)["rollout"], "42"), "it was under way");
+    };
+    let writes = everywhere_in_a_start(prepare, |site, count| comes_up(site, &course, count));
+    assert!(writes >= 2, "that 42 is refused is written");
 }
 
 #[test]
 fn in_a_start_that_tries_a_release() {
     for (script, promotes) in [("", true), ("exit 1", false)] {
         let course = Course { script, commands: &[], promotes };
-        let writes = everywhere_in_a_start(&course, |site| {
+        let prepare = |site: &Site| {
             drop(site.steady("41", "", 2));
             site.release("42", script);
             site.deploy("42");
-        });
-        assert!(writes >= 2, "what came of it is written");
+        };
+        let writes = everywhere_in_a_start(prepare, |site, count| comes_up(site, &course, count));
+        assert!(writes >= 4, "its begin and what came of it are written");
     }
 }
 
 #[test]
 fn in_the_very_first_start() {
-    for count in 1.. {
-        let site = Site::new();
+    let prepare = |site: &Site| {
         site.release("41", "");
         site.deploy("41");
-        let mut writes = Writes::watch(&site);
+    };
+    let writes = everywhere_in_a_start(prepare, |site, count| {
         let master = site.master().workers(2).start();
-        master.until("a write, or the end of the start", |stats| {
-            writes.look();
-            writes.seen >= count || stats.state == "steady"
-        });
-        if writes.seen < count {
-            assert!(count > 2, "the known-good release is written");
-            return;
-        }
-        drop(master);
-        let master = site.master().workers(2).start();
-        assert!(all_on(&master.until_state("steady"), "41"));
-        assert_eq!(master.stats().state_trouble, None);
-    }
+        let stats = master.until_state("steady");
+        assert!(all_on(&stats, "41"), "cut {count}: {stats:#?}");
+        assert_eq!(stats.state_trouble, None, "cut {count}");
+        assert_eq!(name_of(on_disk(site)["known_good"]["release"].as_str().expect("a release").as_bytes()), "41");
+    });
+    assert!(writes >= 4, "the known-good release is written");
 }

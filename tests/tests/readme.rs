@@ -205,6 +205,23 @@ fn checks() {
 }
 
 #[test]
+fn the_master_itself() {
+    let (terminal, master) = five_minutes_with("");
+    let apps = || {
+        let stats = terminal.types("ctl stats --json", 0);
+        let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
+        let workers = stats["worker_status"].as_array().expect("workers").clone();
+        workers.into_iter().map(|worker| worker["app_pid"].as_i64().expect("a pid")).collect::<Vec<_>>()
+    };
+    let before = apps();
+    let (code, text) = terminal.run(&find(&["sh", "upgrade"]));
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(apps(), before);
+    let _ = terminal.types("ctl stop", 0);
+    master.end();
+}
+
+#[test]
 fn steps_and_second_thoughts() {
     let (terminal, master) = five_minutes_with("--check http:/health");
     let steps = find(&["sh", "steps"]);

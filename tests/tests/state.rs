@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen as queue, socket};
 use proto::control::Stats;
 use serde_json::Value;
-use tests::master::{all_on, app_pid, name_of};
+use tests::master::{all_on, name_of};
 use tests::{Load, Master, Output, Site, Start, process};
 
 const BROKEN: &str = "eprint broken\nexit 1";
@@ -537,19 +537,5 @@ fn a_start_without_the_known_good_directory() {
             assert!(said.stderr.contains(word), "{word}: {}", said.stderr);
         }
         assert_eq!(site.boots("44"), boots);
-    }
-}
-
-#[test]
-fn workers_of_a_killed_master_do_not_hinder_the_next_one() {
-    let site = Site::new();
-    let master = site.steady("41", "", 2);
-    let old: Vec<i32> = master.stats().worker_status.iter().filter_map(app_pid).collect();
-    master.signal(Signal::SIGKILL);
-    site.until_ended(master.pid());
-    let next = site.master().workers(2).start();
-    assert!(all_on(&next.until_state("steady"), "41"));
-    for pid in old {
-        site.until_ended(pid);
     }
 }

@@ -363,6 +363,47 @@ fn a_rollback_and_a_newer_release_end_the_window() {
 }
 
 #[test]
+fn a_rollback_leads_back_and_never_forward() {
+    let site = Site::new();
+    let mut master = site.steady("41", "", 2);
+    for release in ["42", "43"] {
+        site.release(release, "");
+        master.roll(release).expect(0);
+    }
+    for back in ["42", "41"] {
+        master.ctl(&["rollback"]).expect(0);
+        let stats = master.stats();
+        assert!(all_on(&stats, back) && name_of(&stats.release) == back, "{stats:#?}");
+    }
+    let boots = |release: &str| site.boots(release);
+    let before = (boots("41"), boots("42"), boots("43"));
+    assert_eq!(before, (4, 4, 2));
+    let stays = |master: &Master<'_>| {
+        let said = master.ctl(&["rollback"]).expect(1);
+        assert!(said.stderr.contains("nothing to roll back to"), "{}", said.stderr);
+        let stats = master.stats();
+        assert!(all_on(&stats, "41") && stats.state == "steady", "{stats:#?}");
+        assert_eq!((refused(&stats), name_of(&stats.release)), (vec!["43".into(), "42".into()], "41".into()));
+        assert_eq!((boots("42"), boots("43")), (4, 2));
+    };
+    stays(&master);
+    // `dir` still names 43, and the next start knows better, too.
+    master.signal(Signal::SIGKILL);
+    master.end();
+    drop(master);
+    let master = site.master().workers(2).start();
+    master.until_state("steady");
+    stays(&master);
+    // Where a newer one was good, the one before it is what is gone back to, not what was left behind.
+    site.release("44", "");
+    master.roll("44").expect(0);
+    master.ctl(&["rollback"]).expect(0);
+    assert!(all_on(&master.stats(), "41"));
+    master.ctl(&["rollback"]).expect(1);
+    assert_eq!((boots("42"), boots("43"), boots("44")), (4, 2, 2));
+}
+
+#[test]
 fn the_masters_own_settings_and_what_excludes_each_other() {
     let site = Site::new();
     site.release("41", "");
@@ -402,4 +443,43 @@ fn a_reboot_inside_the_window_goes_back() {
     assert!(all_on(&stats, "41"), "{stats:#?}");
     assert_eq!((refused(&stats), stats.confirm.as_ref()), (vec!["42".into()], None));
     master.until_log("never confirmed");
+}
+
+#[test]
+fn a_reboot_inside_the_window_with_nothing_to_go_back_to() {
+    let site = Site::new();
+    let mut master = site.steady("41", "", 2);
+    site.release("42", "");
+    site.deploy("42");
+    master.ctl(&["phased-restart", "--confirm-within", "10m"]).expect(0);
+    std::fs::remove_dir_all(site.release_dir("41")).expect("removed");
+    master.signal(Signal::SIGKILL);
+    master.end();
+    drop(master);
+    assert!(process::of_site(site.root()).is_empty());
+    let mut master = site.master().workers(2).start();
+    let stats = master.until_state("steady");
+    assert!(all_on(&stats, "42") && name_of(&stats.release) == "42", "{stats:#?}");
+    assert!(master.get("/").starts_with("release=42"));
+    let line = master.until_log("never confirmed");
+    assert!(line.contains("releases/42") && line.contains("nothing that was good before is left"), "{line}");
+    // It stays for good: there is no window any more, and nobody has refused it.
+    assert_eq!((stats.confirm.as_ref(), refused(&stats)), (None, Vec::new()));
+    master.ctl(&["confirm"]).expect(1);
+    master.ctl(&["rollback"]).expect(1);
+    let said = master.ctl(&["phased-restart", "--if-new"]).expect(0);
+    assert!(said.stdout.contains("nothing new"), "{}", said.stdout);
+    process::signal(master.app_pids()[0], Signal::SIGKILL);
+    master.until("respawned", |stats| all_on(stats, "42") && stats.worker_status[0].crashes == 1);
+    // One that is worse does not take its place.
+    site.release("43", "exit 1");
+    master.roll("43").expect(3);
+    assert!(all_on(&master.stats(), "42"));
+    master.ctl(&["stop"]).expect(0);
+    assert!(master.end().success());
+    drop(master);
+    // The next start has nothing to say about it.
+    let master = site.master().workers(2).start();
+    assert!(all_on(&master.until_state("steady"), "42"));
+    assert!(!master.stderr.text().contains("never confirmed: nothing"), "{}", master.stderr.text());
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use proto::worker::{BootSpec, FromWorker, Stage, Task};
 
 use crate::boot::{self, Failure, Spawned};
+use crate::door::Door;
 use crate::hook::{self, Hook};
 use crate::notify::Notify;
 use crate::report::Reports;
@@ -16,6 +17,8 @@ pub(crate) struct Begun {
     pub(crate) dir: OwnedFd,
     /// The inherited sockets.
     pub(crate) listeners: Vec<OwnedFd>,
+    /// The worker's own socket.
+    pub(crate) door: Option<Door>,
     /// The app's own `NOTIFY_SOCKET`.
     pub(crate) notify: Notify,
     /// The first process.
@@ -35,6 +38,8 @@ impl Begun {
         let first = if is_hook(spec) || spec.before_boot.is_some() { Stage::Hook } else { Stage::Exec };
         reports.send(&FromWorker::Stage(first));
         let listeners = if is_hook(spec) { Vec::new() } else { boot::listeners(spec)? };
+        // Behind them: what is opened before may get a number that one of them should have.
+        let door = Door::open(spec);
         let notify = Notify::open().map_err(|e| Failure::spawn("make the notify socket", e))?;
         let hook = match &spec.task {
             Task::Hook(order) => match hook::instead(spec, order, dir.as_fd(), since)? {
@@ -47,7 +52,7 @@ impl Begun {
             Some((spawned, hook)) => (spawned, Some(hook)),
             None => (boot::app(spec, dir.as_fd(), &listeners, &notify)?, None),
         };
-        Ok(Some(Self { dir, listeners, notify, spawned, hook }))
+        Ok(Some(Self { dir, listeners, door, notify, spawned, hook }))
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Trouble {
 }
 
 /// Adds the variables of `--env-file`, if there is one, to an environment that has everything but `--env`. What the worker
-/// itself tells the app (`LISTEN_FDS`, `PHASED_…`) stays as it is.
+/// itself tells the app (`LISTEN_FDS`, `PHASED_SOCKET`) stays as it is.
 ///
 /// # Errors
 /// [`Trouble`], and nothing has been added.

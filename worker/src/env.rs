@@ -48,7 +48,10 @@ const PID_ROOM: &[u8] = b"          ";
 
 /// What only the worker itself says to its app.
 pub(crate) fn is_own(key: &[u8]) -> bool {
-    const WHOLE: [&[u8]; 13] = [
+    const WHOLE: [&[u8]; 16] = [
+        b"PHASED_SOCKET",
+        b"PHASED_TOKEN",
+        b"PHASED_REHEARSAL",
         b"PWD",
         b"NOTIFY_SOCKET",
         b"WORKER_INDEX",
@@ -63,13 +66,14 @@ pub(crate) fn is_own(key: &[u8]) -> bool {
         b"EINHORN_FD_COUNT",
         b"FPM_SOCKETS",
     ];
-    WHOLE.contains(&key) || [&b"PHASED_"[..], b"EINHORN_FD_"].iter().any(|b| key.starts_with(b))
+    WHOLE.contains(&key) || key.starts_with(b"EINHORN_FD_")
 }
 
 /// What belongs to whoever started the master, or to an outer incarnation: not the app's. By `WEB_CONCURRENCY`, puma, gunicorn
 /// and uvicorn would multiply: the slots are the workers.
 fn is_foreign(key: &[u8]) -> bool {
-    const BEGINNING: [&[u8]; 5] = [b"LISTEN_", b"WATCHDOG_", b"SERVER_STARTER_", b"EINHORN_", b"FPM_SOCKETS"];
+    const BEGINNING: [&[u8]; 6] =
+        [b"PHASED_", b"LISTEN_", b"WATCHDOG_", b"SERVER_STARTER_", b"EINHORN_", b"FPM_SOCKETS"];
     is_own(key)
         || BEGINNING.iter().any(|b| key.starts_with(b))
         || [&b"JOURNAL_STREAM"[..], b"WEB_CONCURRENCY", b"OLDPWD"].contains(&key)

@@ -2,7 +2,8 @@
 //!
 //! A worker is started by the master, for one incarnation of one slot. It takes [`proto::worker::ToWorker`] on fd 0, says
 //! [`proto::worker::FromWorker`] on fd 3, and holds the listening sockets from fd 4 on. It knows nothing of other slots and
-//! decides nothing about its own. When it ends, nothing of its app is left.
+//! decides nothing about its own. When its master is gone, it keeps its app for the next one, who finds it on a socket of its own. When
+//! it ends, nothing of its app is left.
 
 /// Says something on the master's stderr; not with `eprintln!`, which panics when nobody reads that any more.
 macro_rules! complain {
@@ -19,6 +20,7 @@ mod boot;
 mod check;
 mod cli;
 mod command;
+mod door;
 mod dotenv;
 mod ending;
 mod env;
@@ -27,9 +29,11 @@ mod hook;
 mod http;
 mod lead;
 mod look;
+mod master;
 mod memory;
 mod net;
 mod notify;
+mod orphan;
 mod output;
 mod procfile;
 mod procfs;

@@ -39,6 +39,12 @@ impl Memory {
         self.next
     }
 
+    /// Whoever was told is gone: if it is still too much, it is told again, and soon.
+    pub(crate) fn tell_again(&mut self) {
+        self.told = false;
+        self.heard();
+    }
+
     /// The app said something, so that it may have done something: the next look is not waited for, if the last one is paid for.
     pub(crate) fn heard(&mut self) {
         self.next = self.next.min(self.paid);
@@ -119,6 +125,8 @@ mod tests {
         let mut memory = Memory::new(100, Instant::now());
         let told: Vec<_> = [99, 100, 101, 150, 100, 120].map(|held| memory.judge(held)).into();
         assert_eq!(told, [None, None, Some(101), None, None, Some(120)]);
+        memory.tell_again();
+        assert_eq!([130, 140].map(|held| memory.judge(held)), [Some(130), None]);
     }
 
     #[test]

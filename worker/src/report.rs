@@ -1,10 +1,11 @@
-//! The worker's reports to its master, on fd 3, and their words.
+//! The worker's reports to its master, and their words.
 //!
-//! Nothing is lost while the master lives: what the pipe does not take waits here. When the master is gone, reports
-//! have no reader and are forgotten.
+//! Nothing is lost while the master lives: what the connection does not take waits here. When the master is gone, reports
+//! have no reader and are forgotten, but for those that somebody may read who is about to become the master.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -14,14 +15,27 @@ use proto::Outbox;
 use proto::worker::{BootReport, BootSpec, Bytes, Command, ExitStatus, FromWorker, TAIL_BYTES};
 
 use crate::boot::Failure;
+use crate::orphan::Told;
 use crate::sys;
 
 /// The reporting end.
 pub(crate) struct Reports {
-    /// Never closed: the app's fd 3 is to be made of another number.
-    pipe: OwnedFd,
-    gone: bool,
+    /// The pipe, or the stream that came after it. The pipe is kept as long as there may be something to execute: the app's fd 3 is to be
+    /// made of another number.
+    end: Option<Rc<OwnedFd>>,
+    reader: Reader,
     outbox: Outbox<FromWorker>,
+    told: Told,
+}
+
+/// Who reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// The master.
+    Master,
+    /// Perhaps somebody, later.
+    Later,
+    Nobody,
 }
 
 impl Reports {
@@ -29,12 +43,18 @@ impl Reports {
     pub(crate) fn new(pipe: OwnedFd) -> Self {
         // Where this fails, writes wait for the master, which reads.
         let _ = fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
-        Self { pipe, gone: false, outbox: Outbox::default() }
+        Self { end: Some(Rc::new(pipe)), reader: Reader::Master, outbox: Outbox::default(), told: Told::default() }
     }
 
-    /// Sends one report, now if the pipe takes it.
+    /// What has been sent so far, or would have been.
+    pub(crate) fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// Sends one report, now if the connection takes it.
     pub(crate) fn send(&mut self, report: &FromWorker) {
-        if !self.gone {
+        self.told.note(report);
+        if self.reader != Reader::Nobody {
             // Every report is bounded far below a frame's limit by what goes into it.
             if let Err(e) = self.outbox.push(report) {
                 complain!("a report could not be sent: {e}");
@@ -46,7 +66,11 @@ impl Reports {
     /// What to poll: always, as an error says that the master is gone; for room only while reports wait.
     pub(crate) fn polled(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let events = if self.outbox.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
-        (!self.gone).then(|| (self.pipe.as_fd(), events))
+        self.connected().map(|end| (end, events))
+    }
+
+    fn connected(&self) -> Option<BorrowedFd<'_>> {
+        self.end.as_ref().filter(|_| self.reader == Reader::Master).map(AsFd::as_fd)
     }
 
     /// The master reads more slowly than the worker reports.
@@ -56,22 +80,24 @@ impl Reports {
 
     /// Nobody reads the reports any more.
     pub(crate) fn is_gone(&self) -> bool {
-        self.gone
+        self.reader == Reader::Nobody
     }
 
-    /// The pipe has room, or an error to tell.
+    /// The connection has room, or an error to tell.
     pub(crate) fn happened(&mut self) {
-        if self.outbox.is_empty() {
-            // Room was not asked for.
+        self.flush();
+        // What was sent in the same turn may have taken the room that there was: only an error is asked for here.
+        if let Some(end) = self.connected().filter(|_| self.outbox.is_empty())
+            && poll(&mut [PollFd::new(end, PollFlags::empty())], PollTimeout::ZERO).is_ok_and(|errors| errors > 0)
+        {
             self.abandon();
         }
-        self.flush();
     }
 
-    /// Writes what the pipe takes.
+    /// Writes what the connection takes.
     pub(crate) fn flush(&mut self) {
-        while !self.gone && !self.outbox.is_empty() {
-            match sys::write(self.pipe.as_fd(), self.outbox.pending()) {
+        while let Some(end) = self.connected().filter(|_| !self.outbox.is_empty()) {
+            match sys::write(end, self.outbox.pending()) {
                 Ok(written) => self.outbox.written(written),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -83,8 +109,8 @@ impl Reports {
     /// Writes everything, waiting for the master to read, or until it is gone.
     pub(crate) fn flush_all(&mut self) {
         self.flush();
-        while let Some((pipe, events)) = self.polled().filter(|_| !self.outbox.is_empty()) {
-            if poll(&mut [PollFd::new(pipe, events)], PollTimeout::NONE).is_err_and(|e| e != nix::Error::EINTR) {
+        while let Some((end, events)) = self.polled().filter(|_| !self.outbox.is_empty()) {
+            if poll(&mut [PollFd::new(end, events)], PollTimeout::NONE).is_err_and(|e| e != nix::Error::EINTR) {
                 return;
             }
             self.flush();
@@ -93,8 +119,27 @@ impl Reports {
 
     /// The master is gone.
     pub(crate) fn abandon(&mut self) {
-        self.gone = true;
+        self.reader = Reader::Nobody;
         self.outbox = Outbox::default();
+    }
+
+    /// The master is gone, and nothing will be executed any more. One that is not as dead as it seemed sees the end of the
+    /// connection.
+    pub(crate) fn close(&mut self) {
+        self.abandon();
+        self.end = None;
+    }
+
+    /// From now on reports are kept for a master that is about to come.
+    pub(crate) fn keep(&mut self) {
+        self.reader = Reader::Later;
+    }
+
+    /// It has come: this stream does not block, and what was kept goes out first.
+    pub(crate) fn connect(&mut self, stream: Rc<OwnedFd>) {
+        self.end = Some(stream);
+        self.reader = Reader::Master;
+        self.flush();
     }
 }
 
@@ -195,6 +240,53 @@ mod tests {
     fn spans_are_short() {
         let spans = [300_000, 90_000, 5000, 1500, 0].map(|ms| span(Duration::from_millis(ms)));
         assert_eq!(spans, ["5m", "90s", "5s", "1500ms", "0s"]);
+    }
+
+    #[test]
+    fn a_master_that_reads_late_is_not_gone() {
+        let (reader, pipe) = nix::unistd::pipe().unwrap();
+        let mut reports = Reports::new(pipe);
+        while reports.outbox.is_empty() {
+            reports.send(&FromWorker::Status("x".repeat(1024)));
+        }
+        assert_eq!(reports.polled().unwrap().1, PollFlags::POLLOUT);
+        let mut buffer = vec![0; 1 << 20];
+        assert!(sys::read(reader.as_fd(), &mut buffer).unwrap() > 0);
+        // There is room, and before that is heard, something else has used it.
+        reports.send(&FromWorker::Status("y".into()));
+        assert!(reports.outbox.is_empty());
+        reports.happened();
+        assert!(!reports.is_gone());
+        drop(reader);
+        reports.happened();
+        assert!(reports.is_gone());
+    }
+
+    #[test]
+    fn what_is_kept_goes_to_the_next_master() {
+        let (first, pipe) = nix::unistd::pipe().unwrap();
+        let mut reports = Reports::new(pipe);
+        reports.send(&FromWorker::HookDone { took_us: 1 });
+        reports.close();
+        let mut buffer = [0; 100];
+        assert_eq!(sys::read(first.as_fd(), &mut buffer).unwrap(), 6);
+        assert_eq!(sys::read(first.as_fd(), &mut buffer).unwrap(), 0, "it was closed");
+        reports.send(&FromWorker::HookDone { took_us: 2 });
+        reports.keep();
+        reports.send(&FromWorker::HookDone { took_us: 3 });
+        reports.abandon();
+        reports.keep();
+        reports.send(&FromWorker::HookDone { took_us: 4 });
+        assert!(reports.polled().is_none() && !reports.is_gone());
+        reports.flush_all();
+        let (second, stream) = nix::unistd::pipe().unwrap();
+        reports.connect(Rc::new(stream));
+        reports.send(&FromWorker::HookDone { took_us: 5 });
+        let length = sys::read(second.as_fd(), &mut buffer).unwrap();
+        let mut inbox = proto::Inbox::<FromWorker>::default();
+        inbox.push(&buffer[..length]);
+        let heard: Vec<_> = std::iter::from_fn(|| inbox.take().unwrap()).collect();
+        assert_eq!(heard, [4, 5].map(|took_us| FromWorker::HookDone { took_us }));
     }
 
     #[test]

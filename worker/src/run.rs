@@ -22,6 +22,7 @@ use crate::app::App;
 use crate::begin::{Begun, is_hook};
 use crate::boot::{self, Failure, Spawned, errno};
 use crate::check::{self, Checking};
+use crate::door::Door;
 use crate::ending::{Ending, FAR, later};
 use crate::hook::Hook;
 use crate::memory::Memory;
@@ -72,7 +73,8 @@ enum State {
 }
 
 impl Run {
-    /// Begins with what was ordered. `None`: there was nothing to run, which has been reported.
+    /// Begins with what was ordered, and makes the worker's own socket where there is to be one. `None`: there was nothing to run,
+    /// which has been reported.
     ///
     /// # Errors
     /// The report of a boot that ended before there was a process.
@@ -80,9 +82,9 @@ impl Run {
         spec: Box<BootSpec>,
         since: Instant,
         reports: &mut Reports,
-    ) -> Result<Option<Self>, Box<BootReport>> {
+    ) -> Result<Option<(Self, Option<Door>)>, Box<BootReport>> {
         let begun = Begun::new(&spec, since, reports);
-        let Some(Begun { dir, listeners, notify, spawned, hook }) =
+        let Some(Begun { dir, listeners, door, notify, spawned, hook }) =
             begun.map_err(|failure| Box::new(boot_report(&spec, since, failure)))?
         else {
             reports.send(&hook_done(since));
@@ -95,7 +97,7 @@ impl Run {
             spawned.start_told(reports)
         };
         let Spawned { pid, program, trouble, output, .. } = spawned;
-        Ok(Some(Self {
+        let run = Self {
             since,
             dir: Some(dir),
             listeners,
@@ -113,7 +115,33 @@ impl Run {
             told: false,
             reason: None,
             spec,
-        }))
+        };
+        Ok(Some((run, door)))
+    }
+
+    /// What was ordered.
+    pub(crate) fn spec(&self) -> &BootSpec {
+        &self.spec
+    }
+
+    /// The inherited sockets.
+    pub(crate) fn listeners(&self) -> &[OwnedFd] {
+        &self.listeners
+    }
+
+    /// The app is ready, and is not being ended.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.state, State::Serving)
+    }
+
+    /// The first process, if it has not ended.
+    pub(crate) fn first(&self) -> Option<i32> {
+        self.app.exit.is_none().then_some(self.app.pid)
+    }
+
+    /// Whoever was told is gone: what is told once is told once more.
+    pub(crate) fn tell_again(&mut self) {
+        self.memory.iter_mut().for_each(Memory::tell_again);
     }
 
     /// What everything prints, for polling.

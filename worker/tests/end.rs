@@ -4,16 +4,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Release, Worker, has, is_alive, processes_with, spec};
+use common::{Release, Worker, has, is_alive, processes_with, shell, spec};
 use proto::worker::{BootSpec, ExitStatus, FromWorker, Ready, ToWorker};
-
-/// A shell script that is an app: ready when it has lived for a millisecond.
-fn shell(release: &Release, token: &str, script: &str) -> Box<BootSpec> {
-    let mut order = spec(release, &["sh", "-c", script], &[]);
-    order.ready = Ready::Alive(1);
-    order.token = token.into();
-    order
-}
 
 fn booted(order: &BootSpec) -> Worker {
     let mut worker = Worker::boot(order, &[]);
@@ -69,7 +61,9 @@ fn daemonised_processes_go_too() {
 #[test]
 fn what_the_first_process_leaves_gets_the_stop_signal() {
     let release = Release::empty();
-    let script = "sh -c 'trap \"echo child stopped; exit\" TERM; echo up; while :; do sleep 1000 & wait $!; done' & exec sleep 1000";
+    // A signal that comes just before a shell's `wait` would be heard after it only, and what is being forked just then hears none.
+    let script =
+        "sh -c 'trap \"echo child stopped; exit\" TERM; echo up; while :; do sleep 0.05; done' & exec sleep 1000";
     let mut worker = booted(&shell(&release, "left", script));
     worker.until_printed("up\n");
     worker.order(&ToWorker::Drain { timeout_ms: 20_000 });

@@ -106,8 +106,7 @@ fn the_web_line_s_variables_are_a_hook_s_too() {
 #[test]
 fn one_that_takes_too_long_is_ended() {
     let release = Release::empty();
-    let mut order =
-        hook_line(&release, "trap 'echo stopped; exit' TERM; echo waits; while :; do sleep 1000 & wait $!; done");
+    let mut order = hook_line(&release, "trap 'echo stopped; exit' TERM; echo waits; while :; do sleep 0.05; done");
     order.token = "long-hook".into();
     let Task::Hook(hook) = &mut order.task else { unreachable!() };
     hook.timeout_ms = 300;
@@ -131,7 +130,7 @@ fn orders_end_it() {
         let release = Release::empty();
         // With a millisecond it has no time to hear the stop signal in a loaded machine, or it has: it ignores it then.
         let trap = if order == (ToWorker::Drain { timeout_ms: 1 }) { "trap '' TERM" } else { "trap 'exit 0' TERM" };
-        let mut spec = hook_line(&release, &format!("{trap}; echo waits; while :; do sleep 1000 & wait $!; done"));
+        let mut spec = hook_line(&release, &format!("{trap}; echo waits; while :; do sleep 0.05; done"));
         spec.token = "ordered-hook".into();
         let mut worker = Worker::boot(&spec, &[]);
         worker.until_printed("waits\n");
@@ -147,7 +146,8 @@ fn orders_end_it() {
 #[test]
 fn nothing_of_it_stays() {
     let release = Release::empty();
-    let line = "setsid sh -c 'trap \"echo child stopped; exit\" TERM; echo up; while :; do sleep 1000 & wait $!; done' & \
+    // A signal that comes just before a shell's `wait` would be heard after it only, and what is being forked just then hears none.
+    let line = "setsid sh -c 'trap \"echo child stopped; exit\" TERM; echo up; while :; do sleep 0.05; done' & \
                 read -r line < ready";
     nix::unistd::mkfifo(&release.path().join("ready"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let mut order = hook_line(&release, line);

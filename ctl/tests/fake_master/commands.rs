@@ -35,6 +35,8 @@ fn every_command_asks_its_request() {
         ("pause", Request::Pause),
         ("resume", Request::Resume),
         ("confirm", Request::Confirm),
+        ("upgrade", Request::Upgrade),
+        ("detach", Request::Detach),
         ("stop", Request::Stop),
         ("halt", Request::Halt),
     ] {
@@ -74,6 +76,8 @@ fn refusals_carry_their_code() {
         ("pause", Request::Pause, Code::Failed),
         ("resume", Request::Resume, Code::Failed),
         ("confirm", Request::Confirm, Code::Failed),
+        ("upgrade", Request::Upgrade, Code::Busy),
+        ("detach", Request::Detach, Code::Busy),
     ] {
         let fake = Fake::new();
         let error = Reply::Error { code, message: "no: because".into(), report: None };
@@ -101,19 +105,24 @@ fn a_rollback_ends_like_a_rollout() {
 }
 
 #[test]
-fn an_interrupted_stop_goes_on() {
-    let fake = Fake::new();
-    let master = fake.script(|peer| {
-        peer.greet();
-        assert_eq!(peer.hear(), Request::Stop);
-        peer.say(&Reply::Progress("2 apps left".into()));
-        assert_eq!(peer.hear_or_end(), None);
-    });
-    let mut ctl = fake.ctl("stop");
-    ctl.line();
-    ctl.signal(Signal::SIGINT);
-    ctl.end().is(6, "2 apps left\n", "error: interrupted; the master goes on stopping: see `ctl status`\n");
-    master.done();
+fn an_interrupted_end_goes_on() {
+    for (words, request, goes_on) in [
+        ("stop", Request::Stop, "the master goes on stopping"),
+        ("detach", Request::Detach, "the master goes on ending, and the workers stay"),
+    ] {
+        let fake = Fake::new();
+        let master = fake.script(move |peer| {
+            peer.greet();
+            assert_eq!(peer.hear(), request);
+            peer.say(&Reply::Progress("2 apps left".into()));
+            assert_eq!(peer.hear_or_end(), None);
+        });
+        let mut ctl = fake.ctl(words);
+        ctl.line();
+        ctl.signal(Signal::SIGINT);
+        ctl.end().is(6, "2 apps left\n", &format!("error: interrupted; {goes_on}: see `ctl status`\n"));
+        master.done();
+    }
 }
 
 #[test]
@@ -163,6 +172,8 @@ fn wrong_usage_is_2_and_json_under_json() {
         "pause extra",
         "resume extra",
         "confirm extra",
+        "upgrade extra",
+        "detach extra",
         "scale",
         "scale x",
         "restart",

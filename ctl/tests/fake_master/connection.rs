@@ -243,7 +243,21 @@ fn a_master_that_hangs_is_an_error() {
 
 #[test]
 fn a_master_that_goes_away_after_the_request_is_10() {
-    for words in ["stats", "abort", "scale 2", "stop", "rehearse", "pause", "resume", "confirm"] {
+    for words in [
+        "stats",
+        "abort",
+        "scale 2",
+        "stop",
+        "detach",
+        "rehearse",
+        "pause",
+        "resume",
+        "confirm",
+        // Not accepted yet: no rollout that the next master could know.
+        "phased-restart",
+        "rollback",
+        "restart 0",
+    ] {
         let fake = Fake::new();
         let master = fake.script(|peer| {
             peer.greet();

@@ -4,8 +4,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -30,9 +28,13 @@ pub(crate) struct Fake {
 /// A script under way.
 pub(crate) struct Script {
     thread: JoinHandle<()>,
-    accepted: Arc<AtomicBool>,
+    connections: usize,
+    accepted: mpsc::Receiver<()>,
     path: PathBuf,
 }
+
+/// What a fake master does with one connection.
+pub(crate) type Serve = Box<dyn FnOnce(&mut Peer) + Send>;
 
 /// The fake master's end of one connection.
 pub(crate) struct Peer {
@@ -57,26 +59,27 @@ impl Fake {
 
     /// Serves one connection by `script`.
     pub(crate) fn script(&self, script: impl FnOnce(&mut Peer) + Send + 'static) -> Script {
+        self.scripts(vec![Box::new(script)])
+    }
+
+    /// Serves one connection after the other, on one socket.
+    pub(crate) fn scripts(&self, scripts: Vec<Serve>) -> Script {
         let listener = UnixListener::bind(&self.path).unwrap();
-        let accepted = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&accepted);
+        let connections = scripts.len();
+        let (seen, accepted) = mpsc::channel();
         let thread = thread::spawn(move || {
-            let (stream, _) = listener.accept().unwrap();
-            seen.store(true, Ordering::SeqCst);
-            script(&mut Peer { stream, inbox: Inbox::default() });
+            for script in scripts {
+                let (stream, _) = listener.accept().unwrap();
+                let _ = seen.send(());
+                script(&mut Peer { stream, inbox: Inbox::default() });
+            }
         });
-        Script { thread, accepted, path: self.path.clone() }
+        Script { thread, connections, accepted, path: self.path.clone() }
     }
 
     /// Greets, expects `request`, answers with `replies`.
     pub(crate) fn answers(&self, request: Request, replies: Vec<Reply>) -> Script {
-        self.script(move |peer| {
-            peer.greet();
-            assert_eq!(peer.hear(), request);
-            for reply in &replies {
-                peer.say(reply);
-            }
-        })
+        self.scripts(vec![answering(request, replies)])
     }
 
     /// `ctl --socket PATH WORDS…`.
@@ -87,13 +90,36 @@ impl Fake {
     }
 }
 
+/// Greets, expects `request`, answers with `replies`.
+pub(crate) fn answering(request: Request, replies: Vec<Reply>) -> Serve {
+    Box::new(move |peer| {
+        peer.greet();
+        assert_eq!(peer.hear(), request);
+        for reply in &replies {
+            peer.say(reply);
+        }
+    })
+}
+
 impl Script {
     /// Waits for the script's end, and passes its panic on.
     pub(crate) fn done(self) {
-        if !self.accepted.load(Ordering::SeqCst) {
+        for _ in self.accepted.try_iter().count()..self.connections {
             // `ctl` never came; the script ends on our end of file instead of waiting for ever.
             drop(UnixStream::connect(&self.path));
         }
+        self.join();
+    }
+
+    /// Waits for the script's end while `ctl` runs on: this master goes away, and its socket's file as well.
+    pub(crate) fn went_away(self) {
+        self.accepted.recv_timeout(PATIENCE).expect("ctl never came");
+        let path = self.path.clone();
+        self.join();
+        std::fs::remove_file(path).unwrap();
+    }
+
+    fn join(self) {
         if let Err(panic) = self.thread.join() {
             std::panic::resume_unwind(panic);
         }
@@ -131,8 +157,13 @@ impl Peer {
 
     /// Hello both ways.
     pub(crate) fn greet(&mut self) {
+        self.greet_as(Hello::ours());
+    }
+
+    /// The same, as a master that need not speak this protocol.
+    pub(crate) fn greet_as(&mut self, hello: Hello) {
         assert_eq!(self.hear(), Request::Hello(Hello::ours()));
-        self.say(&Reply::Hello(Hello::ours()));
+        self.say(&Reply::Hello(hello));
     }
 }
 

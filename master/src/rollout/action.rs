@@ -71,7 +71,7 @@ pub enum Action {
     },
     /// Tell people (log, waiting `ctl`s).
     Note(Note),
-    /// End the master process; nothing is left of any app.
+    /// End the master process; nothing is left of any app, or the next master takes care of it.
     Exit(Exit),
 }
 
@@ -123,6 +123,10 @@ pub enum Exit {
     Stopped,
     /// No worker could boot at first start.
     NothingBoots,
+    /// Every worker is left to the next master.
+    Detached,
+    /// The same; the next one takes this process's place.
+    Upgraded,
 }
 
 /// The answer to a command.
@@ -168,6 +172,10 @@ pub enum Answer {
     },
     /// Everything has ended.
     Stopped,
+    /// The workers are left to the next master.
+    Detached,
+    /// The same; that one takes this process's place.
+    Upgrading,
     /// Not done.
     Refused(Reason),
 }
@@ -206,6 +214,12 @@ pub enum Reason {
     NothingToConfirm,
     /// No rollout runs.
     NothingToAbort,
+    /// The rollout of this number does not run.
+    NotRunning(u64),
+    /// A hook of the last rollout runs.
+    BusyHook,
+    /// No worker outlives its master here.
+    NoOrphans,
     /// The candidate has been promoted already; only old workers drain.
     AlreadyPromoted,
     /// No release was promoted before this one.
@@ -291,6 +305,8 @@ pub enum Note {
         /// How long a confirm may take.
         within: Duration,
     },
+    /// Something else has taken the place of a promotion before it was confirmed.
+    NotConfirmed(ReleaseId),
     /// No confirm came in time.
     Unconfirmed(ReleaseId),
     /// A worker is replaced because of its age or its size.
@@ -391,6 +407,20 @@ pub enum Note {
     Recovered,
     /// Workers are replaced because their listening socket is dead.
     RenewingListeners,
+    /// At a start: workers of an earlier master are taken over.
+    Adopted {
+        /// How many serve.
+        serving: u32,
+        /// How many more are ending.
+        ending: u32,
+    },
+    /// At a start: a rollout was under way when the last master ended, and is undone.
+    Interrupted {
+        /// Its candidate.
+        to: ReleaseId,
+        /// How many slots have to be put back.
+        put_back: u32,
+    },
 }
 
 /// Why a master starts with something else than what `dir` names.

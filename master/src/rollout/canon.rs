@@ -184,7 +184,7 @@ fn print_run(run: &Run, names: &mut Names, print: &mut Print) {
         run.watched,
         !run.pauses.is_empty(),
         run.confirm_within.is_some(),
-        run.command.is_some(),
+        run.by_itself,
     ];
     print.put(flags.iter().fold(1, |bits, flag| bits << 1 | u64::from(*flag)) << 32 | u64::from(run.canary));
     print.put(names.of(run.to.release));

@@ -24,6 +24,13 @@ impl Rollout {
             Command::Abort => self.abort_by(id, out),
             Command::Pause => self.pause(id),
             Command::Resume => self.resume(id, out),
+            // Where no worker outlives it, a master that is to leave ends as it always does.
+            Command::Leave if self.settings.no_orphans => self.stop(id, out),
+            Command::Leave => {
+                out.push(Action::Exit(Exit::Detached));
+                Ok(())
+            }
+            Command::Await { run } => self.await_end(id, run),
             Command::Confirm if !matches!(self.mode, Mode::Stopping { .. }) => self.confirm(id, out),
             command => self.busy().map_or_else(|| self.begin_command(id, command, out), Err),
         };
@@ -66,7 +73,24 @@ impl Rollout {
                 self.begin(run, out);
                 Ok(())
             }
+            Command::Detach | Command::Upgrade => {
+                if self.settings.no_orphans {
+                    return Err(Reason::NoOrphans);
+                }
+                if self.aside().next().is_some() {
+                    return Err(Reason::BusyHook);
+                }
+                let (exit, answer) = match command {
+                    Command::Upgrade => (Exit::Upgraded, Answer::Upgrading),
+                    _ => (Exit::Detached, Answer::Detached),
+                };
+                out.push(Action::Reply { command: id, answer });
+                out.push(Action::Exit(exit));
+                Ok(())
+            }
             Command::Abort
+            | Command::Await { .. }
+            | Command::Leave
             | Command::Confirm
             | Command::Pause
             | Command::Resume
@@ -97,7 +121,7 @@ impl Rollout {
             if refused {
                 return Err(Reason::RefusedBefore(release));
             }
-            if self.held.map_or(self.known_good.release, |held| held.release) == release {
+            if self.serves_everywhere(release) {
                 out.push(Action::Reply { command: id, answer: Answer::NothingNew(release) });
                 return Ok(());
             }
@@ -153,9 +177,11 @@ impl Rollout {
             only: None,
             touched: BTreeSet::new(),
             failed: None,
+            by_itself: command.is_none(),
             command,
             pauses: Vec::new(),
             aborts: Vec::new(),
+            awaits: Vec::new(),
         }
     }
 
@@ -265,6 +291,12 @@ impl Rollout {
         if let Some(run) = self.run_mut() {
             run.aborts.push(id);
         }
+        Ok(())
+    }
+
+    fn await_end(&mut self, id: CommandId, run: u64) -> Result<(), Reason> {
+        let running = self.run_mut().filter(|r| r.id == run && r.kind != Kind::Rehearsal);
+        running.ok_or(Reason::NotRunning(run))?.awaits.push(id);
         Ok(())
     }
 

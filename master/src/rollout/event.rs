@@ -1,8 +1,11 @@
 //! What the mind hears.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use proto::{Incarnation, Slot, Surge};
+
+use crate::adopt::Found;
 
 /// A release directory, known by a number; the body keeps the paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +41,13 @@ pub enum Timer {
 pub enum Event {
     /// The master has its sockets: begin.
     Start,
+    /// The same, where an earlier master has left workers behind.
+    Adopt {
+        /// Each of them.
+        found: Vec<Found>,
+        /// What is left of the time to confirm what was promoted last; `None`: it cannot be told.
+        confirm_left: Option<Duration>,
+    },
     /// A worker's app is ready and has passed its checks; a hook has exited with status 0.
     Booted(Incarnation),
     /// A worker's app did not boot or failed its check, a hook failed, or the worker could not be spawned. The worker
@@ -115,6 +125,17 @@ pub enum Command {
     Scale(ScaleTo),
     /// Replace one slot's worker.
     Restart(Slot),
+    /// Hear of the end of a rollout that runs.
+    Await {
+        /// Its number.
+        run: u64,
+    },
+    /// End, and leave every worker to the next master.
+    Detach,
+    /// The same whatever goes on: whoever asks would kill this process otherwise.
+    Leave,
+    /// The same; the next master is about to take this one's place.
+    Upgrade,
     /// Drain everything and end.
     Stop,
     /// The same; while it goes on already, kill everything: a person who presses Ctrl-C again does not want to wait.

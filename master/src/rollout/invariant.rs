@@ -4,10 +4,12 @@
 //! good worker and what it replaced is put back, P5 no spawn outside a rollout uses untried code, P6 everybody who
 //! waits is answered once, P8 no timer is armed without a reason.
 
+mod adopt;
 mod ends;
 mod timers;
 mod trust;
 
+pub use adopt::{reborn, settings};
 pub use ends::waiting;
 pub use timers::armed;
 pub use trust::check_cut;
@@ -18,7 +20,7 @@ use alloc::vec::Vec;
 
 use proto::Slot;
 
-use crate::action::{Action, Kind};
+use crate::action::{Action, Exit, Kind};
 use crate::event::{Event, ReleaseId, Timer};
 use crate::run::RunStage;
 use crate::slot::{Role, Worker, WorkerState};
@@ -29,6 +31,17 @@ use crate::{Mode, Rollout};
 /// # Errors
 /// Which promise was broken, and how.
 pub fn check(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    if actions.iter().any(|a| matches!(a, Action::Exit(Exit::Detached | Exit::Upgraded))) {
+        return adopt::check_leaving(before, event, actions, after);
+    }
+    if matches!(event, Event::Adopt { .. }) {
+        // What was before is another machine's.
+        adopt::check_adoption(before, event, actions, after)?;
+        check_spawns(before, actions, after)?;
+        timers::check_timers(before, event, actions, after)?;
+        trust::check_memory(before, event, actions, after)?;
+        return check_state(after);
+    }
     check_drains(before, event, actions, after)?;
     check_spawns(before, actions, after)?;
     check_retries(before, event, actions, after)?;

@@ -13,6 +13,7 @@
 extern crate alloc;
 
 mod action;
+mod adopt;
 mod canon;
 mod command;
 mod event;
@@ -31,6 +32,7 @@ mod trust;
 mod view;
 
 pub use action::{Action, Answer, Cold, Ended, Exit, Kind, Note, Outcome, Reason};
+pub use adopt::{Found, Left};
 pub use canon::Forget;
 pub use event::{Command, CommandId, Event, Options, ReleaseId, ScaleTo, Timer};
 pub use memory::{Memory, Pending, RunMemory};
@@ -105,9 +107,11 @@ impl Rollout {
     pub fn step(&mut self, event: Event, out: &mut Vec<Action>) {
         let (degraded, mark, begins) = (self.is_degraded(), self.mark(), out.len());
         // What a start has made of an earlier memory is new as well.
-        let starts = event == Event::Start && self.starting().is_some() && self.workers.is_empty();
+        let opens = matches!(event, Event::Start | Event::Adopt { .. });
+        let starts = opens && self.starting().is_some() && self.workers.is_empty();
         match event {
             Event::Start => self.announce_start(out),
+            Event::Adopt { found, confirm_left } => self.adopt(found, confirm_left, out),
             Event::Booted(worker) => self.booted(worker, out),
             Event::BootFailed { worker, release_gone } => self.boot_failed(worker, release_gone, out),
             Event::Exited(worker) => self.exited(worker, out),

@@ -29,6 +29,8 @@ pub struct Memory {
     pub next_phase: u32,
     /// The number that the next rollout takes.
     pub next_run: u64,
+    /// How many slots there were to be at the start, and how many a `scale` has made of them.
+    pub scaled: Option<(u32, u32)>,
 }
 
 /// A promotion that waits for a `confirm`.
@@ -65,4 +67,6 @@ pub struct RunMemory {
     pub canary_soak: Duration,
     /// `--confirm-within`.
     pub confirm_within: Option<Duration>,
+    /// Where every slot is through, the next master finishes it: it is neither being undone nor paused.
+    pub finish: bool,
 }

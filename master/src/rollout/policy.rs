@@ -61,6 +61,8 @@ pub struct Settings {
     pub confirm_within: Option<Duration>,
     /// A worker of this age is replaced.
     pub max_age: Option<Duration>,
+    /// No worker outlives its master.
+    pub no_orphans: bool,
 }
 
 impl Default for Settings {
@@ -83,6 +85,7 @@ impl Default for Settings {
             canary_soak: None,
             confirm_within: None,
             max_age: None,
+            no_orphans: false,
         }
     }
 }

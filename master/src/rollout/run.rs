@@ -48,12 +48,16 @@ pub struct Run {
     pub(crate) touched: BTreeSet<Slot>,
     /// The worker whose failure ended it.
     pub(crate) failed: Option<Incarnation>,
-    /// Who waits for its end; `None`: it began by itself.
+    /// Nobody has asked for it: what it leaves was not confirmed in time.
+    pub(crate) by_itself: bool,
+    /// Who began it and waits for its end.
     pub(crate) command: Option<CommandId>,
     /// Who waits for it to stand still.
     pub(crate) pauses: Vec<CommandId>,
     /// Who asked to abort it.
     pub(crate) aborts: Vec<CommandId>,
+    /// Who waits for its end besides.
+    pub(crate) awaits: Vec<CommandId>,
 }
 
 /// How far a rollout is.
@@ -220,6 +224,8 @@ impl Rollout {
             Outcome::Promoted
         } else if hold && to.release != self.known_good.release {
             self.held = Some(to);
+            // It serves by a person's will: it is not refused any more, nor trusted yet.
+            self.refused.retain(|r| *r != to.release);
             // It serves every slot, whatever an earlier rollout had left to put back there.
             self.slots.iter_mut().for_each(|slot| slot.put_back = false);
             out.push(Action::Note(Note::Held(to.release)));
@@ -265,7 +271,9 @@ impl Rollout {
             (Action::Ended(ended.clone()), Answer::RolloutEnded(ended.clone()))
         };
         out.push(action);
-        out.extend(run.command.map(|command| Action::Reply { command, answer }));
+        for command in run.command.into_iter().chain(run.awaits) {
+            out.push(Action::Reply { command, answer: answer.clone() });
+        }
         for command in run.aborts {
             out.push(Action::Reply { command, answer: Answer::Aborted(ended.clone()) });
         }
@@ -279,7 +287,7 @@ impl Rollout {
         // One that began by itself did so because nobody has confirmed what was promoted.
         let role = match outcome {
             Outcome::Held => return,
-            Outcome::Promoted if run.command.is_some() => Role::OnPromote,
+            Outcome::Promoted if !run.by_itself => Role::OnPromote,
             _ => Role::OnFailure,
         };
         if if role == Role::OnPromote { self.settings.on_promote } else { self.settings.on_failure } {

@@ -4,6 +4,7 @@
 //! up on known-good code: what was refused, held or never confirmed is not tried again, and what is new begins on one
 //! slot and gives way to the known-good release when it fails.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -30,6 +31,15 @@ pub(crate) struct Starting {
     pub(crate) scout: Scout,
     /// Why this one, for people.
     pub(crate) notes: Vec<Note>,
+    /// What it was made of, until it is known whether there is something to adopt.
+    pub(crate) memory: Option<Box<Memory>>,
+}
+
+impl Starting {
+    /// Of every slot at once, with nothing to be found out before.
+    fn plain(to: Code) -> Self {
+        Self { to, trial: false, one: false, scout: Scout::default(), notes: Vec::new(), memory: None }
+    }
 }
 
 /// Why there is nothing to start.
@@ -59,7 +69,8 @@ impl Rollout {
         dir: Option<ReleaseId>,
         gone: &[ReleaseId],
     ) -> Result<Self, Unstartable> {
-        let Memory { known_good, mut previous, held, refused, pending, run, next_phase, next_run } = memory;
+        let kept = Box::new(memory.clone());
+        let Memory { known_good, mut previous, held, refused, pending, run, next_phase, next_run, scaled: _ } = memory;
         let mut notes = Vec::new();
         let mut refusals = refused;
         let mut refuse = |release| {
@@ -136,6 +147,7 @@ impl Rollout {
         machine.next_phase = next_phase;
         machine.next_run = next_run.max(1);
         if let Mode::Starting(start) = &mut machine.mode {
+            start.memory = Some(kept);
             start.trial = trial;
             start.one = trial;
             if good.is_some() && !trial {
@@ -151,6 +163,17 @@ impl Rollout {
         Ok(machine)
     }
 
+    /// The same where [`Self::restore`] finds nothing to start, but workers have outlived the last machine: `release` is what
+    /// one of them serves. [`crate::Event::Adopt`] has to be the first event.
+    #[must_use]
+    pub fn reopen(settings: Settings, memory: Memory, release: ReleaseId) -> Self {
+        let mut machine = Self::new(settings, release);
+        if let Mode::Starting(start) = &mut machine.mode {
+            start.memory = Some(Box::new(memory));
+        }
+        machine
+    }
+
     fn begin_with(settings: Settings, to: Code) -> Self {
         let scout = Scout::new(settings.before_rollout, settings.rehearse);
         Self {
@@ -159,7 +182,7 @@ impl Rollout {
             workers: BTreeMap::new(),
             seats: Vec::new(),
             aside: Vec::new(),
-            mode: Mode::Starting(Starting { to, trial: false, one: false, scout, notes: Vec::new() }),
+            mode: Mode::Starting(Starting { to, scout, ..Starting::plain(to) }),
             known_good: to,
             confirmed: false,
             previous: Vec::new(),
@@ -184,6 +207,7 @@ impl Rollout {
 
     pub(crate) fn announce_start(&mut self, out: &mut Vec<Action>) {
         if let Mode::Starting(start) = &mut self.mode {
+            start.memory = None;
             out.extend(core::mem::take(&mut start.notes).into_iter().map(Action::Note));
         }
     }
@@ -248,8 +272,7 @@ impl Rollout {
         self.refuse(to.release);
         self.fell_back = true;
         out.push(Action::Note(Note::TrialFailed { release: to.release, failed, instead: good.release }));
-        self.mode =
-            Mode::Starting(Starting { to: good, trial: false, one: false, scout: Scout::default(), notes: Vec::new() });
+        self.mode = Mode::Starting(Starting::plain(good));
         let tried: Vec<_> = self.workers.iter().map(|(id, w)| (*id, w.slot, w.state, w.role)).collect();
         for (id, slot, state, role) in tried {
             match state {

@@ -11,6 +11,7 @@ use core::time::Duration;
 
 use proto::{Incarnation, Slot};
 
+use crate::adopt::{Found, Left};
 use crate::event::{Command, CommandId, Event, Options, ReleaseId, ScaleTo, Timer};
 use crate::policy::Settings;
 
@@ -71,6 +72,7 @@ impl fmt::Display for Settings {
             ("before-rollout", self.before_rollout),
             ("on-promote", self.on_promote),
             ("on-failure", self.on_failure),
+            ("no-orphans", self.no_orphans),
         ];
         for (word, _) in flags.into_iter().filter(|(_, set)| *set) {
             write!(f, " {word}")?;
@@ -114,6 +116,7 @@ impl FromStr for Settings {
                 None if word == "before-rollout" => settings.before_rollout = true,
                 None if word == "on-promote" => settings.on_promote = true,
                 None if word == "on-failure" => settings.on_failure = true,
+                None if word == "no-orphans" => settings.no_orphans = true,
                 Some(("drain", d)) => settings.drain_timeout = time(d)?,
                 Some(("boot", d)) => settings.boot_timeout = time(d)?,
                 _ => return Err(format!("'{word}' is not a setting")),
@@ -138,10 +141,47 @@ impl fmt::Display for Timer {
     }
 }
 
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let left = match self.left {
+            Left::Serving => "serving",
+            Left::Unfit => "unfit",
+            Left::Ending => "ending",
+            Left::Strays => "strays",
+        };
+        write!(f, "{}:{}:{}:{left}", self.worker, self.slot, self.code)
+    }
+}
+
+impl FromStr for Found {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is not WORKER:SLOT:RELEASE@PHASE:WHAT-IS-LEFT");
+        let words: alloc::vec::Vec<&str> = text.split(':').collect();
+        let [worker, slot, code, left] = words[..] else { return Err(wrong()) };
+        let left = match left {
+            "serving" => Left::Serving,
+            "unfit" => Left::Unfit,
+            "ending" => Left::Ending,
+            "strays" => Left::Strays,
+            _ => return Err(wrong()),
+        };
+        Ok(Self { worker: Incarnation(number(worker)?), slot: Slot(number(slot)?), code: code.parse()?, left })
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start => f.write_str("start"),
+            Self::Adopt { found, confirm_left } => {
+                f.write_str("adopt")?;
+                if let Some(left) = confirm_left {
+                    write!(f, " confirm-left={}", Time(*left))?;
+                }
+                found.iter().try_for_each(|found| write!(f, " {found}"))
+            }
             Self::Booted(worker) => write!(f, "booted {worker}"),
             Self::BootFailed { worker, release_gone } => {
                 write!(f, "boot-failed {worker}{}", if *release_gone { " gone" } else { "" })
@@ -176,6 +216,10 @@ impl fmt::Display for Command {
             Self::Scale(ScaleTo::Up(n)) => write!(f, "scale +{n}"),
             Self::Scale(ScaleTo::Down(n)) => write!(f, "scale -{n}"),
             Self::Restart(slot) => write!(f, "restart {slot}"),
+            Self::Await { run } => write!(f, "await {run}"),
+            Self::Detach => f.write_str("detach"),
+            Self::Leave => f.write_str("leave"),
+            Self::Upgrade => f.write_str("upgrade"),
             Self::Stop => f.write_str("stop"),
             Self::Interrupt => f.write_str("interrupt"),
             Self::Halt => f.write_str("halt"),
@@ -270,6 +314,10 @@ impl FromStr for Command {
                 _ => ScaleTo::Exactly(number(to)?),
             }),
             ["restart", n] => Self::Restart(Slot(number(n)?)),
+            ["await", run] => Self::Await { run: number(run)? },
+            ["detach"] => Self::Detach,
+            ["leave"] => Self::Leave,
+            ["upgrade"] => Self::Upgrade,
             ["stop"] => Self::Stop,
             ["interrupt"] => Self::Interrupt,
             ["halt"] => Self::Halt,
@@ -286,6 +334,16 @@ impl FromStr for Event {
         let worker = |word: &str| number(word).map(Incarnation);
         Ok(match head {
             "start" => Self::Start,
+            "adopt" => {
+                let (mut found, mut confirm_left) = (alloc::vec::Vec::new(), None);
+                for word in rest.split_whitespace() {
+                    match word.strip_prefix("confirm-left=") {
+                        Some(left) => confirm_left = Some(time(left)?),
+                        None => found.push(word.parse()?),
+                    }
+                }
+                Self::Adopt { found, confirm_left }
+            }
             "booted" => Self::Booted(worker(rest)?),
             "boot-failed" => match rest.strip_suffix(" gone") {
                 Some(id) => Self::BootFailed { worker: worker(id)?, release_gone: true },

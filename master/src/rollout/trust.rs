@@ -8,8 +8,8 @@ use crate::action::{Action, Answer, Kind, Note, Reason};
 use crate::event::{CommandId, ReleaseId, Timer};
 use crate::memory::{Memory, Pending, RunMemory};
 use crate::policy::REMEMBERED;
-use crate::run::Run;
-use crate::slot::Code;
+use crate::run::{Run, RunStage};
+use crate::slot::{Code, Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 /// What changes whenever the memory does.
@@ -18,10 +18,11 @@ pub(crate) struct Mark {
     known_good: Option<Code>,
     held: Option<Code>,
     pending: Option<Pending>,
-    run: Option<u64>,
+    run: Option<(u64, bool)>,
     refused: (usize, Option<ReleaseId>),
     previous: (usize, Option<ReleaseId>),
     next: (u32, u64),
+    slots: usize,
 }
 
 impl Rollout {
@@ -30,10 +31,11 @@ impl Rollout {
             known_good: self.confirmed.then_some(self.known_good),
             held: self.held,
             pending: self.pending,
-            run: self.run().filter(|r| r.kind != Kind::Rehearsal).map(|r| r.id),
+            run: self.run().filter(|r| r.kind != Kind::Rehearsal).map(|r| (r.id, r.finishes())),
             refused: (self.refused.len(), self.refused.last().copied()),
             previous: (self.previous.len(), self.previous.last().copied()),
             next: (self.next_phase, self.next_run),
+            slots: self.slots.len(),
         }
     }
 
@@ -50,7 +52,14 @@ impl Rollout {
             run: run.map(|run| Box::new(run.memory())),
             next_phase: self.next_phase,
             next_run: self.next_run,
+            scaled: self.scaled(),
         }
+    }
+
+    /// How many slots there were to be, and how many there are, where that is not the same.
+    pub(crate) fn scaled(&self) -> Option<(u32, u32)> {
+        let slots = self.slots.len() as u32;
+        (slots != self.settings.workers).then_some((self.settings.workers, slots))
     }
 
     /// Has the memory written before anything else of this step, which began at `begins`, can be noticed.
@@ -68,6 +77,13 @@ impl Rollout {
         };
         let at = out.iter().skip(begins).position(noticed).map_or(out.len(), |at| begins + at);
         out.insert(at, Action::Remember(Box::new(self.memory())));
+    }
+
+    /// Whether a release is in force, and every slot serves it.
+    pub(crate) fn serves_everywhere(&self, release: ReleaseId) -> bool {
+        let in_force = self.held.map_or(self.known_good.release, |held| held.release) == release;
+        let serves = |w: &Worker| w.state == WorkerState::Ready && w.code.release == release;
+        in_force && !self.is_degraded() && self.slot_numbers().all(|slot| self.living(slot).any(|(_, w)| serves(w)))
     }
 
     /// A release is not to be trusted; the oldest such verdicts are forgotten.
@@ -112,6 +128,7 @@ impl Rollout {
         self.drop_pending(out);
         if remember && self.confirmed && from.release != to.release {
             if was_pending {
+                out.push(Action::Note(Note::NotConfirmed(from.release)));
                 self.refuse(from.release);
             } else {
                 self.previous.push(from.release);
@@ -178,6 +195,11 @@ impl Rollout {
 }
 
 impl Run {
+    /// Whether it goes on towards its end, and nobody has asked for anything else.
+    fn finishes(&self) -> bool {
+        !self.paused && !matches!(self.stage, RunStage::RollingBack(_) | RunStage::GivingUp)
+    }
+
     pub(crate) fn memory(&self) -> RunMemory {
         RunMemory {
             id: self.id,
@@ -191,6 +213,7 @@ impl Run {
             canary: self.canary,
             canary_soak: self.canary_soak,
             confirm_within: self.confirm_within,
+            finish: self.finishes(),
         }
     }
 }

@@ -36,6 +36,16 @@ pub(crate) struct Extra {
     pub(crate) confirm_until: Option<UnixMillis>,
 }
 
+impl Extra {
+    /// The failure that was reported last, as far as it is remembered.
+    pub(crate) fn last_report(&self) -> Option<&BootReport> {
+        let of_rollout = self.last_rollout.as_ref().and_then(|rollout| rollout.report.as_deref());
+        let refused =
+            self.refusals.values().max_by_key(|refusal| refusal.at).and_then(|refusal| refusal.report.as_ref());
+        of_rollout.or(refused)
+    }
+}
+
 /// How a release was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -62,6 +72,8 @@ pub(crate) struct Saved {
     rollout: Option<SavedRun>,
     next_phase: u32,
     next_rollout: u64,
+    /// How many workers were asked for, and how many a `scale` has made of them.
+    scaled: Option<(u32, u32)>,
     refused: Vec<SavedRefusal>,
     last_rollout: Option<SavedRollout>,
 }
@@ -99,6 +111,8 @@ struct SavedRun {
     canary: u32,
     canary_soak: Duration,
     confirm_within: Option<Duration>,
+    #[serde(default)]
+    finish: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +157,7 @@ impl Saved {
         let path = |id: ReleaseId| Text(releases.bytes(id));
         let code = |code: Code| SavedCode { release: path(code.release), phase: code.phase.0 };
         // Whole, so that nothing new is forgotten here.
-        let Memory { known_good, previous, held, refused, pending, run, next_phase, next_run } = memory;
+        let Memory { known_good, previous, held, refused, pending, run, next_phase, next_run, scaled } = memory;
         Self {
             known_good: known_good.map(code),
             previous: previous.iter().copied().map(path).collect(),
@@ -165,9 +179,11 @@ impl Saved {
                 canary: run.canary,
                 canary_soak: run.canary_soak,
                 confirm_within: run.confirm_within,
+                finish: run.finish,
             }),
             next_phase: *next_phase,
             next_rollout: *next_run,
+            scaled: *scaled,
             refused: refused
                 .iter()
                 .map(|id| {
@@ -218,6 +234,7 @@ impl Saved {
                     canary: run.canary,
                     canary_soak: run.canary_soak,
                     confirm_within: run.confirm_within,
+                    finish: run.finish,
                 })
             }),
             previous: self.previous.iter().map(&mut id).collect(),
@@ -228,6 +245,7 @@ impl Saved {
             refused,
             next_phase: self.next_phase,
             next_run: self.next_rollout,
+            scaled: self.scaled,
         };
         (memory, extra)
     }

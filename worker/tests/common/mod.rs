@@ -3,6 +3,7 @@
 // Each test file is a program of its own and takes what it needs of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod heir;
 pub mod sys;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::io::{PipeReader, Read, Write, pipe};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,9 @@ pub fn spec(release: &Release, words: &[&str], listeners: &[&TcpListener]) -> Bo
         drain_timeout_ms: 10_000,
         control_socket: b"/run/phased/app.sock".to_vec(),
         token: "t0k3n".into(),
+        site: "site".into(),
+        orphan_socket: Vec::new(),
+        orphan_timeout_ms: 0,
         log_prefix: false,
         task: Task::Serve,
         env_file: None,
@@ -87,6 +91,32 @@ pub fn idle(release: &Release, token: &str, listeners: &[&TcpListener]) -> Box<B
     order
 }
 
+/// A shell script that is an app: ready when it has lived for a millisecond.
+pub fn shell(release: &Release, token: &str, script: &str) -> Box<BootSpec> {
+    let mut order = spec(release, &["sh", "-c", script], &[]);
+    order.ready = Ready::Alive(1);
+    order.token = token.into();
+    order
+}
+
+/// Has the worker serve on without a master for a minute, and gives its own socket's path.
+pub fn home(order: &mut BootSpec, release: &Release) -> PathBuf {
+    let folder = release.path().join("sockets");
+    fs::create_dir_all(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    let path = folder.join("11");
+    order.orphan_socket = path.as_os_str().as_encoded_bytes().to_vec();
+    order.orphan_timeout_ms = 60_000;
+    path
+}
+
+/// A FIFO named `gate` in the release: whoever reads from it waits until somebody writes.
+pub fn gate(release: &Release) -> PathBuf {
+    let path = release.path().join("gate");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    path
+}
+
 /// An order to run a hook.
 pub fn hook(release: &Release, command: HookCommand, input: &[u8]) -> Box<BootSpec> {
     let mut order = spec(release, &["no-such-app"], &[]);
@@ -104,7 +134,8 @@ pub fn hook_line(release: &Release, line: &str) -> Box<BootSpec> {
 pub struct Worker {
     pub child: Child,
     orders: Option<ChildStdin>,
-    reports: PipeReader,
+    /// `None`: this master has left.
+    reports: Option<PipeReader>,
     inbox: Inbox<FromWorker>,
     stdout: Option<PipeReader>,
     stderr: Option<PipeReader>,
@@ -137,7 +168,7 @@ impl Worker {
         let mut worker = Self {
             child,
             orders,
-            reports,
+            reports: Some(reports),
             inbox: Inbox::default(),
             stdout: Some(stdout),
             stderr: Some(stderr),
@@ -166,14 +197,25 @@ impl Worker {
         self.orders.as_mut().unwrap().write_all(bytes).unwrap();
     }
 
-    /// As if the master had died.
+    /// As if the master had ended one end only.
     pub fn hang_up(&mut self) {
         self.orders = None;
     }
 
     /// Closes the reports' end.
     pub fn stop_reading(&mut self) {
-        self.reports = pipe().unwrap().0;
+        self.reports = Some(pipe().unwrap().0);
+    }
+
+    /// Reads until the worker has closed its reports.
+    pub fn until_closed(&mut self) {
+        while self.turn() {}
+    }
+
+    /// As if the master had died: from here on it is the output alone that is read.
+    pub fn leave(&mut self) {
+        self.orders = None;
+        self.reports = None;
     }
 
     /// Reads reports until one is as wanted.
@@ -268,6 +310,14 @@ impl Worker {
         }
     }
 
+    /// Reads output until stderr has so many lines; gives the last of them.
+    pub fn until_complained(&mut self, lines: usize) -> String {
+        while !(self.err().lines().count() == lines && self.err().ends_with('\n')) {
+            assert!(self.turn(), "the worker ended; it printed {}", self.printed());
+        }
+        self.err().lines().last().unwrap_or_default().into()
+    }
+
     /// Everything that was passed on, stdout first.
     pub fn printed(&self) -> String {
         String::from_utf8_lossy(&[self.out.as_slice(), &self.err].concat()).into_owned()
@@ -303,15 +353,17 @@ impl Worker {
         let timeout = PollTimeout::try_from(left).unwrap();
         let mut ready = [false; 3];
         {
-            let mut fds = vec![PollFd::new(self.reports.as_fd(), PollFlags::POLLIN)];
-            let streams = [&self.stdout, &self.stderr];
-            fds.extend(streams.into_iter().flatten().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
+            let streams = [&self.reports, &self.stdout, &self.stderr];
+            let polled = streams.into_iter().flatten().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN));
+            let mut fds: Vec<PollFd> = polled.collect();
+            if fds.is_empty() {
+                return false;
+            }
             let happened = poll(&mut fds, timeout).unwrap();
             assert!(happened > 0, "nothing came; so far: {:#?}\n{}", self.seen, self.printed());
-            ready[0] = fds[0].any() == Some(true);
-            let mut rest = fds[1..].iter();
+            let mut fds = fds.iter();
             for (i, stream) in streams.into_iter().enumerate() {
-                ready[i + 1] = stream.is_some() && rest.next().is_some_and(|fd| fd.any() == Some(true));
+                ready[i] = stream.is_some() && fds.next().is_some_and(|fd| fd.any() == Some(true));
             }
         }
         let mut buffer = [0; 65536];
@@ -328,7 +380,7 @@ impl Worker {
             }
         }
         if ready[0] {
-            match self.reports.read(&mut buffer).unwrap() {
+            match self.reports.as_mut().unwrap().read(&mut buffer).unwrap() {
                 0 => return false,
                 n => self.inbox.push(&buffer[..n]),
             }

@@ -1,9 +1,10 @@
-//! The `unsafe` of these tests: giving a child fds at the numbers that a worker expects, and a listener's backlog.
+//! The `unsafe` of these tests: giving a child fds at the numbers that a worker expects, taking over those that come in messages,
+//! a listener's backlog, and being another user.
 
 #![allow(unsafe_code)]
 
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -52,4 +53,20 @@ pub fn backlog(listener: &TcpListener) -> u32 {
 pub fn listen(listener: &TcpListener, backlog: i32) {
     // SAFETY: plain system call.
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), backlog) }, 0);
+}
+
+/// Takes over an fd that has just been received.
+pub fn received(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has made it for the message that was received, and nobody else knows its number.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Calls this as another user: a thread has a user of its own, where libc does not see to it that all threads have the same.
+pub fn as_user<T: Send + 'static>(uid: u32, call: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(move || {
+        // SAFETY: plain system call with numbers; the thread ends with this call.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }, 0);
+        call()
+    });
+    thread.join().unwrap()
 }

@@ -128,8 +128,8 @@ pub(super) fn check_commands(
     if actions.iter().any(nothing_new) && (actions.len() > 1 || before != after) {
         return Err(String::from("nothing is new, and something changes"));
     }
-    use Command::{Abort, Confirm, Halt, Interrupt, Pause, Resume, Stop};
-    let always = matches!(command, Stop | Interrupt | Halt | Abort | Pause | Resume | Confirm);
+    use Command::{Abort, Await, Confirm, Halt, Interrupt, Leave, Pause, Resume, Stop};
+    let always = matches!(command, Stop | Leave | Await { .. } | Interrupt | Halt | Abort | Pause | Resume | Confirm);
     if !always && !matches!(before.mode, Mode::Idle) {
         return Err(String::from("a command is taken while something else runs"));
     }
@@ -200,6 +200,7 @@ pub fn waiting(state: &Rollout) -> Vec<CommandId> {
             waiting.extend(run.command);
             waiting.extend(&run.pauses);
             waiting.extend(&run.aborts);
+            waiting.extend(&run.awaits);
         }
         Mode::Stopping { waiting: stopping, .. } => waiting.extend(stopping),
         Mode::Starting(_) | Mode::Idle => {}

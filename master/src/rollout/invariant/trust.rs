@@ -26,7 +26,7 @@ pub(super) fn check_memory(before: &Rollout, event: &Event, actions: &[Action], 
     let Some(at) = at else {
         return if changed { Err(String::from("the memory has changed and is not written")) } else { Ok(()) };
     };
-    if !changed && *event != Event::Start {
+    if !changed && !matches!(event, Event::Start | Event::Adopt { .. }) {
         return Err(String::from("the memory is written and has not changed"));
     }
     if !matches!(&actions[at], Action::Remember(memory) if **memory == after.memory()) {
@@ -42,7 +42,8 @@ pub(super) fn check_memory(before: &Rollout, event: &Event, actions: &[Action], 
 fn same_memory(a: &Rollout, b: &Rollout) -> bool {
     let good = |r: &Rollout| r.confirmed.then_some(r.known_good);
     let run = |r: &Rollout| r.run().filter(|r| r.kind != Kind::Rehearsal).map(crate::Run::memory);
-    (good(a), a.held, a.pending, a.next_phase, a.next_run) == (good(b), b.held, b.pending, b.next_phase, b.next_run)
+    let next = |r: &Rollout| (r.next_phase, r.next_run, r.scaled());
+    (good(a), a.held, a.pending, next(a)) == (good(b), b.held, b.pending, next(b))
         && a.previous == b.previous
         && a.refused == b.refused
         && run(a) == run(b)
@@ -128,7 +129,7 @@ pub(super) fn check_hooks(before: &Rollout, event: &Event, actions: &[Action], a
             continue;
         }
         // A rollback that nobody has asked for is none of the good news.
-        let by_itself = before.run().is_some_and(|r| r.command.is_none());
+        let by_itself = before.run().is_some_and(|r| r.by_itself);
         match ended.outcome {
             Outcome::Promoted if by_itself && after.settings.on_failure => wanted.push(Role::OnFailure),
             Outcome::Promoted if !by_itself && after.settings.on_promote => wanted.push(Role::OnPromote),

@@ -86,6 +86,9 @@ impl fmt::Display for Reason {
             Self::PauseOver => f.write_str("pause-over"),
             Self::NothingToConfirm => f.write_str("nothing-to-confirm"),
             Self::NothingToAbort => f.write_str("nothing-to-abort"),
+            Self::NotRunning(run) => write!(f, "not-running {run}"),
+            Self::BusyHook => f.write_str("busy hook"),
+            Self::NoOrphans => f.write_str("no-orphans"),
             Self::AlreadyPromoted => f.write_str("already-promoted"),
             Self::NothingBefore => f.write_str("nothing-before"),
             Self::TargetGone(release) => write!(f, "target-gone {release}"),
@@ -112,6 +115,8 @@ impl fmt::Display for Answer {
             Self::Pinned { old, new } => write!(f, "pinned {old} {new}"),
             Self::Scaled { from, to } => write!(f, "scaled {from} {to}"),
             Self::Stopped => f.write_str("stopped"),
+            Self::Detached => f.write_str("detached"),
+            Self::Upgrading => f.write_str("upgrading"),
             Self::Refused(reason) => write!(f, "refused {reason}"),
         }
     }
@@ -131,6 +136,7 @@ impl fmt::Display for Note {
             Self::Paused => f.write_str("paused"),
             Self::Resumed => f.write_str("resumed"),
             Self::Confirming { release, within } => write!(f, "confirming {release} within={}", Time(*within)),
+            Self::NotConfirmed(release) => write!(f, "not-confirmed {release}"),
             Self::Unconfirmed(release) => write!(f, "unconfirmed {release}"),
             Self::Recycling { worker } => write!(f, "recycling {worker}"),
             Self::RecycleLater { worker, after } => write!(f, "recycle-later {worker} after={}", Time(*after)),
@@ -155,6 +161,8 @@ impl fmt::Display for Note {
             Self::Degraded => f.write_str("degraded"),
             Self::Recovered => f.write_str("recovered"),
             Self::RenewingListeners => f.write_str("renewing-listeners"),
+            Self::Adopted { serving, ending } => write!(f, "adopted {serving}+{ending}"),
+            Self::Interrupted { to, put_back } => write!(f, "interrupted {to} put-back={put_back}"),
         }
     }
 }
@@ -182,6 +190,8 @@ impl fmt::Display for Action {
             Self::Note(note) => write!(f, "note {note}"),
             Self::Exit(Exit::Stopped) => f.write_str("exit stopped"),
             Self::Exit(Exit::NothingBoots) => f.write_str("exit nothing-boots"),
+            Self::Exit(Exit::Detached) => f.write_str("exit detached"),
+            Self::Exit(Exit::Upgraded) => f.write_str("exit upgraded"),
         }
     }
 }

@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt;
 use core::str::FromStr;
+use core::time::Duration;
 
 use proto::{Phase, Surge};
 
@@ -28,6 +29,52 @@ impl FromStr for Code {
     }
 }
 
+/// A rollout with the options that are not written.
+fn usual(id: u64, kind: Kind, from: Code, to: Code) -> RunMemory {
+    let soak = Duration::from_secs(5);
+    RunMemory {
+        id,
+        kind,
+        from,
+        to,
+        hold: false,
+        surge: Surge::Count(1),
+        max_unavailable: 0,
+        soak,
+        canary: 0,
+        canary_soak: soak,
+        confirm_within: None,
+        finish: true,
+    }
+}
+
+/// A rollout's options, where they are not the usual ones.
+fn options(run: &RunMemory, known_good: Option<Code>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let usual = usual(run.id, run.kind, known_good.unwrap_or(run.to), run.to);
+    for (word, is) in [("hold", run.hold), ("undo", !run.finish)] {
+        if is {
+            write!(f, ",{word}")?;
+        }
+    }
+    if run.from != usual.from {
+        write!(f, ",from={}", run.from)?;
+    }
+    if run.surge != usual.surge {
+        write!(f, ",surge={}", run.surge)?;
+    }
+    for (word, n) in [("max-unavailable", run.max_unavailable), ("canary", run.canary)] {
+        if n != 0 {
+            write!(f, ",{word}={n}")?;
+        }
+    }
+    for (word, time) in [("soak", run.soak), ("canary-soak", run.canary_soak)] {
+        if time != usual.soak {
+            write!(f, ",{word}={}", Time(time))?;
+        }
+    }
+    run.confirm_within.map_or(Ok(()), |time| write!(f, ",confirm-within={}", Time(time)))
+}
+
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(code) = self.known_good {
@@ -37,8 +84,9 @@ impl fmt::Display for Memory {
             write!(f, "held={code} ")?;
         }
         if let Some(run) = &self.run {
-            // Of its options, those that a start goes by.
-            write!(f, "{}={}@{} ", run.kind, run.id, run.to)?;
+            write!(f, "{}={}@{}", run.kind, run.id, run.to)?;
+            options(run, self.known_good, f)?;
+            f.write_str(" ")?;
         }
         if let Some(Pending { back, within }) = self.pending {
             write!(f, "pending={back}@{} ", Time(within))?;
@@ -47,6 +95,9 @@ impl fmt::Display for Memory {
             for release in releases {
                 write!(f, "{word}={release} ")?;
             }
+        }
+        if let Some((setting, slots)) = self.scaled {
+            write!(f, "scaled={setting}/{slots} ")?;
         }
         write!(f, "next={}/{}", self.next_phase, self.next_run)
     }
@@ -69,6 +120,10 @@ impl FromStr for Memory {
                     let (back, within) = value.split_once('@').ok_or_else(wrong)?;
                     memory.pending = Some(Pending { back: release(back)?, within: time(within)? });
                 }
+                "scaled" => {
+                    let (setting, slots) = value.split_once('/').ok_or_else(wrong)?;
+                    memory.scaled = Some((number(setting)?, number(slots)?));
+                }
                 "next" => {
                     let (phase, run) = value.split_once('/').ok_or_else(wrong)?;
                     (memory.next_phase, memory.next_run) = (number(phase)?, number(run)?);
@@ -77,20 +132,24 @@ impl FromStr for Memory {
                     let kinds = [Kind::PhasedRestart, Kind::Rollback, Kind::Restart];
                     let kind = kinds.into_iter().find(|k| format!("{k}") == kind).ok_or_else(wrong)?;
                     let (id, to) = value.split_once('@').ok_or_else(wrong)?;
-                    let to = to.parse()?;
-                    memory.run = Some(Box::new(RunMemory {
-                        id: number(id)?,
-                        kind,
-                        from: memory.known_good.unwrap_or(to),
-                        to,
-                        hold: false,
-                        surge: Surge::Count(1),
-                        max_unavailable: 0,
-                        soak: time("5s")?,
-                        canary: 0,
-                        canary_soak: time("5s")?,
-                        confirm_within: None,
-                    }));
+                    let mut words = to.split(',');
+                    let to = words.next().ok_or_else(wrong)?.parse()?;
+                    let mut run = usual(number(id)?, kind, memory.known_good.unwrap_or(to), to);
+                    for word in words {
+                        match word.split_once('=') {
+                            None if word == "hold" => run.hold = true,
+                            None if word == "undo" => run.finish = false,
+                            Some(("from", code)) => run.from = code.parse()?,
+                            Some(("surge", n)) => run.surge = n.parse()?,
+                            Some(("max-unavailable", n)) => run.max_unavailable = number(n)?,
+                            Some(("soak", d)) => run.soak = time(d)?,
+                            Some(("canary", n)) => run.canary = number(n)?,
+                            Some(("canary-soak", d)) => run.canary_soak = time(d)?,
+                            Some(("confirm-within", d)) => run.confirm_within = Some(time(d)?),
+                            _ => return Err(format!("'{word}' is nothing of a rollout")),
+                        }
+                    }
+                    memory.run = Some(Box::new(run));
                 }
             }
         }
