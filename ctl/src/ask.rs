@@ -164,9 +164,11 @@ pub(crate) fn ask(
             Heard::Gone if how.streams => return Ok(Answer::Over),
             Heard::Unread => return Ok(Answer::Over),
             Heard::Gone => match (how.gone, &begun) {
-                (Gone::Upgrade, _) => {
-                    return upgrade::followed(client.path(), patience.upgrade, &until)
-                        .map_err(|e| e.unwrap_or_else(|| how.interrupted(true)));
+                // One of another protocol may have said so in words that cannot be read.
+                (Gone::Upgrade, accepted) if accepted.is_some() || client.other().is_some() => {
+                    let doubted = client.other().filter(|_| accepted.is_none());
+                    return upgrade::followed(client.path(), doubted, patience.upgrade, &until)
+                        .map_err(|failure| failure.unwrap_or_else(|| how.interrupted(true)));
                 }
                 (Gone::Rollout, Some(begun @ Begun { rollout: Some(id), .. })) => {
                     let search = match &mut search {

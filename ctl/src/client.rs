@@ -194,9 +194,10 @@ impl Client {
     /// from its own side.
     pub(crate) fn refused(&self, code: Code, message: String, report: Option<Box<BootReport>>) -> Failure {
         match &self.other {
-            Some(other) if code == Code::Version => {
-                Failure::new(code, format!("{}; this master takes no orders from a ctl of another one", other.mismatch))
-            }
+            Some(other) if code == Code::Version => Failure::new(
+                code,
+                format!("{}; this master takes no orders from a ctl of another protocol", other.mismatch),
+            ),
             _ => Failure { code, message, report },
         }
     }

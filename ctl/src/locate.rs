@@ -73,7 +73,8 @@ impl Place {
 }
 
 /// The folders that are searched, in order: `$RUNTIME_DIRECTORY` (systemd separates several
-/// by colons), `$XDG_RUNTIME_DIR/phased`, `/run/phased`, and the user's folder in the temp dir.
+/// by colons), `$XDG_RUNTIME_DIR/phased`, `/run/phased`, the folders in it (one an instance of a systemd template), and the
+/// user's folder in the temp dir.
 pub(crate) fn places(uid: Uid) -> Vec<Place> {
     let mut all = Vec::new();
     if let Some(dirs) = set("RUNTIME_DIRECTORY") {
@@ -83,6 +84,7 @@ pub(crate) fn places(uid: Uid) -> Vec<Place> {
         all.push(Place::new(Path::new(&dir).join("phased")));
     }
     all.push(Place::new("/run/phased"));
+    all.extend(instances(Path::new("/run/phased")).into_iter().map(Place::new));
     let temp = set("TMPDIR").unwrap_or_else(|| "/tmp".into());
     all.push(Place { dir: Path::new(&temp).join(format!("phased-{uid}")), distrusted: true });
     let mut seen: Vec<Place> = Vec::new();
@@ -92,6 +94,16 @@ pub(crate) fn places(uid: Uid) -> Vec<Place> {
         }
     }
     seen
+}
+
+/// The folders in a folder, in order; those in which workers wait for a master (`NAME.sock.d`) are none of them.
+fn instances(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut found: Vec<PathBuf> = paths.map(|entry| entry.path()).collect();
+    found.retain(|path| path.extension() != Some(OsStr::new("d")));
+    found.sort();
+    found
 }
 
 /// An environment variable that is set and not empty.
@@ -298,6 +310,17 @@ mod tests {
 
     fn me() -> Uid {
         geteuid()
+    }
+
+    #[test]
+    fn instances_are_folders_in_which_no_workers_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["shop", "blog", "app.sock.d"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert_eq!(instances(folder.path()), [folder.path().join("blog"), folder.path().join("shop")]);
+        assert_eq!(instances(&folder.path().join("none")), Vec::<PathBuf>::new());
     }
 
     #[test]

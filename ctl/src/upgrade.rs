@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proto::control::{Code, Fact, Reply, Request};
+use proto::version::Mismatch;
 
 use crate::ask::Answer;
 use crate::client::{ANSWER, Client, Heard};
@@ -11,11 +12,17 @@ use crate::exit::Failure;
 use crate::search::{Next, Search};
 use crate::wait::Until;
 
-/// Finds the next master and asks it which one it is.
+/// Finds the next master and asks it which one it is. `doubted`: what the last one spoke, where nothing but the end of its
+/// connection tells of the upgrade; the next one has to be another then.
 ///
 /// # Errors
 /// Code 10 when none answers in time; `None` when the person no longer waits.
-pub(crate) fn followed(path: &Path, patience: Duration, until: &Until<'_>) -> Result<Answer, Option<Failure>> {
+pub(crate) fn followed(
+    path: &Path,
+    doubted: Option<&Mismatch>,
+    patience: Duration,
+    until: &Until<'_>,
+) -> Result<Answer, Option<Failure>> {
     let mut search = Search::new(path, patience);
     loop {
         let mut client = match search.next(&Request::Stats, true, until) {
@@ -27,6 +34,14 @@ pub(crate) fn followed(path: &Path, patience: Duration, until: &Until<'_>) -> Re
             }
         };
         if let Some(other) = client.other() {
+            if doubted == Some(other) {
+                let message = format!(
+                    "the master closed the connection, and one of the same version answers (build {}): outcome unknown; \
+                     its log says more",
+                    other.their_build
+                );
+                return Err(Some(Failure::new(Code::Lost, message)));
+            }
             // An older ctl has begun it: the next master's figures are beyond it, its greeting is not.
             let (theirs, ours) = (other.theirs, other.ours);
             let rest = format!("; it speaks protocol {theirs} and this ctl {ours}: use the ctl of its installation");

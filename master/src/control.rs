@@ -18,6 +18,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::Uid;
 use proto::control::{Code, Reply, Request};
+use proto::version::Mismatch;
 use proto::{Hello, Inbox, Outbox};
 
 use crate::listener::clear_stale;
@@ -37,10 +38,23 @@ struct Client {
     inbox: Inbox<Request>,
     outbox: Outbox<Reply>,
     greeted: bool,
+    /// It speaks another protocol: only what keeps its bytes for ever is heard.
+    foreign: Option<Mismatch>,
     asked: bool,
     /// Close it when everything is written.
     closing: bool,
     subscribed: bool,
+}
+
+impl Client {
+    /// Tells one of another protocol that it is not understood, and closes it.
+    fn refuse(&mut self) {
+        if let Some(mismatch) = self.foreign.take() {
+            let message = mismatch.to_string();
+            let _ = self.outbox.push(&Reply::Error { code: Code::Version, message, report: None });
+            self.closing = true;
+        }
+    }
 }
 
 /// What a client's fd gave.
@@ -136,6 +150,7 @@ impl Control {
             inbox: Inbox::default(),
             outbox: Outbox::default(),
             greeted: false,
+            foreign: None,
             asked: false,
             closing: false,
             subscribed: false,
@@ -221,6 +236,14 @@ impl Control {
             }
         }
         (!client.closing).then_some(false)
+    }
+
+    /// The time of a client is over: one of another protocol, which may have had nothing to say, hears that.
+    pub(crate) fn late(&mut self, id: u64) {
+        if let Some(client) = self.clients.get_mut(&id).filter(|client| !client.asked) {
+            client.refuse();
+            let _ = self.flush(id);
+        }
     }
 
     /// Forgets a client.
@@ -311,23 +334,27 @@ fn permitted(stream: &UnixStream) -> bool {
 
 /// The request behind the Hello, once both are there.
 fn take(client: &mut Client) -> Result<Option<Request>, String> {
-    while let Some(message) = client.inbox.take().map_err(|e| e.to_string())? {
-        match message {
-            Request::Hello(hello) => {
-                if let Err(mismatch) = hello.check() {
-                    let message = mismatch.to_string();
-                    let _ = client.outbox.push(&Reply::Error { code: Code::Version, message, report: None });
-                    client.closing = true;
-                    return Ok(None);
-                }
+    loop {
+        let message = match (client.inbox.take(), &client.foreign) {
+            (Ok(None), _) => return Ok(None),
+            (Ok(Some(message)), _) => Some(message),
+            (Err(_), Some(_)) => None,
+            (Err(error), None) => return Err(error.to_string()),
+        };
+        match (message, &client.foreign) {
+            (Some(Request::Hello(hello)), _) => {
+                client.foreign = hello.check().err();
                 client.greeted = true;
             }
             _ if !client.greeted => return Err("it did not say Hello first".into()),
-            request => {
+            (Some(request @ (Request::Ping | Request::Stop | Request::Upgrade)), _) | (Some(request), None) => {
                 client.asked = true;
                 return Ok(Some(request));
             }
+            _ => {
+                client.refuse();
+                return Ok(None);
+            }
         }
     }
-    Ok(None)
 }

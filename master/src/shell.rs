@@ -295,6 +295,7 @@ impl Shell {
             Deadline::Client(id) => {
                 let what = if self.control.has_asked(id) { "does not read its answer" } else { "says nothing" };
                 tracing::warn!("control client closed: it {what}");
+                self.control.late(id);
                 self.forget(id);
             }
             Deadline::Manager => self.feed_manager(),

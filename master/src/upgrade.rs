@@ -204,6 +204,7 @@ impl Shell {
             tracing::error!("{message}");
         } else {
             self.reply(client, &Reply::Error { code, message, report: None }, true);
+            self.flush_clients();
         }
     }
 }

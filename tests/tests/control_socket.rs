@@ -76,16 +76,32 @@ fn garbage_oversized_and_half_frames_close_that_client_alone() {
 }
 
 #[test]
-fn another_protocol_is_told_both_versions() {
+fn another_protocol_is_told_both_versions_and_can_still_stop_and_upgrade() {
     let site = Site::new();
     let master = site.steady("41", "", 1);
     let pids = master.app_pids();
-    let mut client = raw(&site);
-    let other = Hello { protocol: 999, build: "9.9.9".into() };
-    client.write_all(&proto::frame::frame(&Request::Hello(other)).expect("a frame")).expect("written");
-    let said = String::from_utf8_lossy(&rest(&mut client)).into_owned();
-    assert!(said.contains("999") && said.contains("9.9.9") && said.contains("protocol"), "{said:?}");
+    let frame = |request: &Request| proto::frame::frame(request).expect("a frame");
+    let other = frame(&Request::Hello(Hello { protocol: 999, build: "9.9.9".into() }));
+    // Whatever it asks in a language of its own, or nothing.
+    for asked in [frame(&Request::Stats), vec![1, 0, 0, 0, 250], Vec::new()] {
+        let mut client = raw(&site);
+        client.write_all(&other).and_then(|()| client.write_all(&asked)).expect("written");
+        let said = String::from_utf8_lossy(&rest(&mut client)).into_owned();
+        assert!(said.contains("999") && said.contains("9.9.9") && said.contains("protocol"), "{said:?}");
+    }
     all_is_well(&master, &pids);
+    // What keeps its bytes for ever is heard.
+    let mut client = raw(&site);
+    client.write_all(&other).and_then(|()| client.write_all(&frame(&Request::Ping))).expect("written");
+    assert!(rest(&mut client).ends_with(&proto::frame::frame(&Reply::Pong).expect("a frame")));
+    let mut client = raw(&site);
+    client.write_all(&other).and_then(|()| client.write_all(&frame(&Request::Upgrade))).expect("written");
+    assert!(String::from_utf8_lossy(&rest(&mut client)).contains("takes over"));
+    let stats = tests::control::stats(&site.socket()).expect("the next program answers");
+    assert_eq!(stats.pid as i32, master.pid());
+    let mut client = raw(&site);
+    client.write_all(&other).and_then(|()| client.write_all(&frame(&Request::Stop))).expect("written");
+    assert!(String::from_utf8_lossy(&rest(&mut client)).contains("master stopped"));
 }
 
 #[test]

@@ -249,6 +249,8 @@ fn a_master_that_goes_away_after_the_request_is_10() {
         "scale 2",
         "stop",
         "detach",
+        // A master that is replaced says so first.
+        "upgrade",
         "rehearse",
         "pause",
         "resume",

@@ -83,6 +83,31 @@ fn it_can_be_upgraded_to_this_protocol() {
     }
 }
 
+/// Nothing tells the next one from the last one: it may be the last one.
+#[test]
+fn an_upgrade_that_changed_nothing_is_not_believed() {
+    let fake = Fake::new();
+    let master = other(&fake, Request::Upgrade, |_| ());
+    let ctl = fake.ctl("upgrade");
+    master.went_away();
+    let master = fake.script(|peer| peer.greet_as(hello()));
+    let ran = ctl.end();
+    assert_eq!(ran.code, Some(10), "{ran:?}");
+    assert!(ran.err.contains("one of the same version answers (build 0.0.9): outcome unknown"), "{ran:?}");
+    master.done();
+
+    // It said so itself.
+    let fake = Fake::new();
+    let master = other(&fake, Request::Upgrade, |peer| {
+        peer.say(&Reply::Accepted { message: "it takes over".into(), rollout: None });
+    });
+    let ctl = fake.ctl("upgrade --json");
+    master.went_away();
+    let master = fake.script(|peer| peer.greet_as(hello()));
+    assert_eq!(ctl.end().json()["version"], "0.0.9");
+    master.done();
+}
+
 /// As masters do that do not know what is asked: they turn the greeting down.
 #[test]
 fn one_that_is_too_old_to_be_asked_is_9() {
@@ -95,7 +120,7 @@ fn one_that_is_too_old_to_be_asked_is_9() {
             }
             peer.say(&error(Code::Version, "from its own side"));
         });
-        let wanted = format!("{}; this master takes no orders from a ctl of another one", mismatch());
+        let wanted = format!("{}; this master takes no orders from a ctl of another protocol", mismatch());
         fake.ctl(words).end().is(9, "", &format!("error: {wanted}\n"));
         master.done();
     }
