@@ -69,6 +69,13 @@ fn unix(text: &str) -> Result<Place, String> {
     Ok(Place::Unix { path: path.into(), mode, group })
 }
 
+impl Address {
+    /// Whether the kernel is to choose the port.
+    pub(crate) fn is_any_port(&self) -> bool {
+        matches!(self.place, Place::Tcp(address) if address.port() == 0)
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -13,7 +13,7 @@ use nix::sys::socket::UnixAddr;
 use nix::unistd::Group;
 
 use crate::address::Place;
-use crate::child::WorkerExe;
+use crate::child::{self, WorkerExe};
 use crate::cli::{Cli, inherits_sockets};
 use crate::config::{is_key, name, written};
 use crate::release;
@@ -56,7 +56,7 @@ fn trouble(site: &Site) -> Vec<String> {
         release::resolve(&site.dir).map(drop),
         path("control socket", &site.socket),
         state::place(site.state.as_deref(), &site.name).map(drop),
-        WorkerExe::find().map(drop),
+        child::raise_limit().and_then(WorkerExe::find).map(drop),
     ];
     looks.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect()
 }

@@ -29,7 +29,22 @@ use crate::timers::unix_millis;
 pub(crate) struct WorkerExe {
     fd: OwnedFd,
     /// How many files a process may open, soft and hard, as the master was started.
-    files: (u64, u64),
+    files: Files,
+}
+
+/// How many files a process may open, soft and hard.
+pub(crate) type Files = (u64, u64);
+
+/// Raises the limit of open files as far as it may be; what it was. Each worker costs two fds here, and more while it is
+/// adopted: the usual 1024 would end a site of some hundreds. Programs that use select(2) need the usual one, so workers and
+/// apps get it back (see [`Child::spawn`]).
+///
+/// # Errors
+/// When the limit cannot be read.
+pub(crate) fn raise_limit() -> Result<Files> {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, files.1, files.1);
+    Ok(files)
 }
 
 impl WorkerExe {
@@ -37,7 +52,7 @@ impl WorkerExe {
     ///
     /// # Errors
     /// Names the path when it cannot be opened.
-    pub(crate) fn find() -> Result<Self> {
+    pub(crate) fn find(files: Files) -> Result<Self> {
         let path = match std::env::var_os("PHASED_WORKER").filter(|path| !path.is_empty()) {
             Some(path) => PathBuf::from(path),
             None => std::env::current_exe().context("cannot tell where this executable is")?.with_file_name("worker"),
@@ -46,10 +61,6 @@ impl WorkerExe {
             .with_context(|| format!("cannot execute {} (set PHASED_WORKER to where it is)", path.display()))?;
         let fd = open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .with_context(|| format!("cannot open {}", path.display()))?;
-        let files = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
-        // Each worker costs two fds here; the usual 1024 would end a site of some hundreds. Programs that use select(2)
-        // need the usual one, so workers and apps get it back (see Child::spawn).
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, files.1, files.1);
         Ok(Self { fd, files })
     }
 }
@@ -101,6 +112,8 @@ pub(crate) struct Child {
     pub(crate) pidfd: Option<OwnedFd>,
     /// It speaks our protocol; else it is led by signals.
     understands: bool,
+    /// One connection is both pipes.
+    is_adopted: bool,
     commands: Option<File>,
     outbox: Outbox<ToWorker>,
     reports: Option<File>,
@@ -167,6 +180,7 @@ impl Child {
             private: Vec::new(),
             pidfd: None,
             understands: true,
+            is_adopted: false,
             commands: Some(commands.into()),
             outbox: Outbox::default(),
             reports: Some(reports.into()),
@@ -201,10 +215,44 @@ impl Child {
             private: Vec::new(),
             pidfd,
             understands,
+            is_adopted: true,
             commands: Some(OwnedFd::from(commands).into()),
             outbox: Outbox::default(),
             reports: Some(OwnedFd::from(stream).into()),
             inbox,
+        })
+    }
+
+    /// A worker that has outlived its master and does not answer: it is led by signals, and its end is watched.
+    ///
+    /// # Errors
+    /// The system call's own error, when it has ended or an fd cannot be had.
+    pub(crate) fn unreachable(pid: i32, seat: Seat) -> io::Result<Self> {
+        let Seat { id, slot, phase, release, role } = seat;
+        Ok(Self {
+            id,
+            slot,
+            phase,
+            release,
+            pid: Some(pid),
+            app_pid: None,
+            started_at: unix_millis(),
+            boot_us: None,
+            evidence: None,
+            status: None,
+            greeted: true,
+            stage: Stage::Ready,
+            reported: true,
+            role,
+            outgrown: None,
+            private: Vec::new(),
+            pidfd: Some(crate::sys::pidfd(pid)?),
+            understands: false,
+            is_adopted: true,
+            commands: None,
+            outbox: Outbox::default(),
+            reports: None,
+            inbox: Inbox::default(),
         })
     }
 
@@ -288,6 +336,10 @@ impl Child {
         }
         if heard.ended {
             self.reports = None;
+            if self.is_adopted {
+                // The same connection: open on, it would say that it is closed again and again.
+                self.commands = None;
+            }
         }
         heard
     }

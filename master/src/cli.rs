@@ -15,11 +15,13 @@ use rollout::MAX_WORKERS;
 
 use crate::address::Address;
 use crate::sources::{self, Origins, Wrong};
+use crate::user::{self, Account, NamedGroup, Umask};
 use crate::value::{self, ReadyHow};
 
 pub(crate) use crate::value::{millis, name as parse_name};
 
 const BOOT: &str = "Boot and stop";
+const USER: &str = "User";
 const CHECKS: &str = "Checks";
 const ROLLOUT: &str = "Rollout";
 const HOOKS: &str = "Hooks (lines for sh, run in the release)";
@@ -34,7 +36,7 @@ const PLACES: &str = "Places and log";
     max_term_width = 110,
     override_usage = "master --dir DIR [options] [-- COMMAND [ARG]...]",
     after_help = "D is a duration: 300ms, 5s, 2m.\n\
-                  Signals: TERM, INT stop · QUIT halt · USR1 phased restart · TTIN, TTOU one worker more, fewer.\n\
+                  Signals: TERM, INT stop · QUIT halt · USR1 phased restart · USR2 upgrade · PWR detach · TTIN, TTOU one worker more, fewer.\n\
                   Exit codes: 0 stopped · 1 failure · 2 usage · 3 no worker could boot at first start.\n\
                   Example: master --dir /app/current --listen tcp://127.0.0.1:8080 --workers 4 -- gunicorn -w 1 app:app"
 )]
@@ -98,6 +100,18 @@ pub(crate) struct Cli {
     /// How long a worker goes on serving when the master is gone and no other one comes; 0: it ends at once
     #[arg(long, value_name = "D", default_value = "60s", value_parser = value::duration, help_heading = BOOT)]
     pub(crate) orphan_timeout: Duration,
+
+    /// As whom workers and apps run, with all groups of that user; the master stays root
+    #[arg(long, value_name = "NAME|UID", value_parser = Account::parse, help_heading = USER)]
+    pub(crate) user: Option<Account>,
+
+    /// With this group instead of the user's own
+    #[arg(long, value_name = "NAME|GID", value_parser = NamedGroup::parse, help_heading = USER)]
+    pub(crate) group: Option<NamedGroup>,
+
+    /// Which permissions new files of the app do not get, in octal [default: as of the master]
+    #[arg(long, value_name = "MODE", value_parser = Umask::parse, help_heading = USER)]
+    pub(crate) umask: Option<Umask>,
 
     /// What a release has to pass before it serves anybody: http:/PATH (2xx), http://HOST/PATH (HOST is only the Host header)
     /// or exec:COMMAND (exit status 0); repeatable
@@ -227,6 +241,12 @@ impl Cli {
             {
                 bail!("--listen{}: two sockets are named '{name}'", at("listen"));
             }
+        }
+        if self.group.is_some() && self.user.is_none() {
+            bail!("--group{} needs --user: a group alone takes no rights away", at("group"));
+        }
+        if let Err(error) = user::resolve(self.user.as_ref(), self.group.as_ref()) {
+            bail!("--user{}: {error:#}", at("user"));
         }
         let sockets = !self.listen.is_empty() || inherits_sockets();
         if self.ready == ReadyHow::Explicit(Ready::Accepting) && !sockets {

@@ -23,9 +23,12 @@ use proto::{Hello, Inbox, Outbox};
 
 use crate::listener::clear_stale;
 use crate::lock::{Lock, NotTaken};
+use crate::timers;
 
 /// How long a client may take until its request is there.
 pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+/// How long clients may take, all together, to read what is said last.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How many clients at once; one more is closed at once.
 const MAX_CLIENTS: usize = 480;
 /// How much may wait for a client that does not read, in bytes.
@@ -111,16 +114,19 @@ impl Control {
         Ok(Self { listener, path: path.to_owned(), lock, inode, clients: BTreeMap::new(), next: 1, spare: spare() })
     }
 
-    /// For the program that takes this one's place: clients are told what is still to be said, and the socket stays open, so
+    /// Another fd of the socket, which stays open when this one is closed: for the program that takes this one's place, so
     /// that nobody finds it closed meanwhile.
     ///
     /// # Errors
     /// When no fd is left.
-    pub(crate) fn hand_over(&mut self) -> Result<OwnedFd> {
-        let kept = self.listener.as_fd().try_clone_to_owned().context("cannot keep the control socket open")?;
+    pub(crate) fn keep(&self) -> Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned().context("cannot keep the control socket open")
+    }
+
+    /// The next program takes over: clients are told what is still to be said, and the path stays.
+    pub(crate) fn hand_over(&mut self) {
         self.inode = None;
         self.finish();
-        Ok(kept)
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -276,14 +282,17 @@ impl Control {
         }
     }
 
-    /// Before the process ends: what is still to be said is said, for a second at most a client. Whoever hears that
-    /// the master has stopped finds the path free.
+    /// Before the process ends: what is still to be said is said, for a second at most. Whoever hears that the master has
+    /// stopped finds the path free.
     pub(crate) fn finish(&mut self) {
         self.unlink();
         self.lock = None;
-        for client in self.clients.values_mut() {
+        let deadline = timers::now() + LAST_WORDS;
+        // Whoever only listens is not waited for.
+        for client in self.clients.values_mut().filter(|client| !client.subscribed) {
+            let left = deadline.saturating_duration_since(timers::now()).max(Duration::from_millis(1));
             let _ = client.stream.set_nonblocking(false);
-            let _ = client.stream.set_write_timeout(Some(Duration::from_secs(1)));
+            let _ = client.stream.set_write_timeout(Some(left));
             let _ = client.stream.write_all(client.outbox.pending());
         }
         self.clients.clear();

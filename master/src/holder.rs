@@ -39,10 +39,15 @@ fn of_socket(inode: &str) -> Option<String> {
     None
 }
 
+/// The pid of the process at the other end of a Unix connection.
+pub(crate) fn pid_of_peer(socket: BorrowedFd<'_>) -> Option<i32> {
+    let peer = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
+    (peer.pid() > 0).then_some(peer.pid())
+}
+
 /// The process at the other end of a Unix connection.
 pub(crate) fn of_peer(socket: BorrowedFd<'_>) -> Option<String> {
-    let peer = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
-    (peer.pid() > 0).then(|| named(peer.pid()))
+    pid_of_peer(socket).map(named)
 }
 
 /// A process with its name.

@@ -20,6 +20,8 @@ pub(crate) struct Leftovers {
     dead: BTreeMap<Incarnation, Dead>,
     /// Those of [`Self::owners`] that are no children of ours, and whether their ends are watched.
     strangers: BTreeMap<i32, bool>,
+    /// As whom the workers run; `None`: as this process.
+    user: Option<Uid>,
 }
 
 /// A dead worker of which something is left.
@@ -34,6 +36,16 @@ struct Dead {
 }
 
 impl Leftovers {
+    /// Of workers that run as this user; `None`: as this process.
+    pub(crate) fn of(user: Option<Uid>) -> Self {
+        Self { user, ..Self::default() }
+    }
+
+    /// A child of ours that is no worker's left-over either.
+    pub(crate) fn spare(&mut self, pid: i32) {
+        self.owners.insert(pid, None);
+    }
+
     /// Notes who among our children is not a worker's left-over (a container's strangers, an earlier exec's children);
     /// `ours` tells a process that belongs to some worker of this site.
     pub(crate) fn note_strangers(&mut self, ours: impl Fn(i32) -> bool) {
@@ -134,9 +146,10 @@ impl Leftovers {
     fn signal(&mut self, worker: Incarnation, signal: Signal) {
         let owned: Vec<i32> =
             self.owners.iter().filter(|(_, owner)| **owner == Some(worker)).map(|(pid, _)| *pid).collect();
+        let theirs = self.user.unwrap_or_else(Uid::effective).as_raw();
         let Some(dead) = self.dead.get_mut(&worker) else { return };
         if let Some(app) = dead.app_pid.filter(|app| owned.contains(app)) {
-            if uid_of(app).is_some_and(|uid| uid != Uid::effective().as_raw()) && dead.told.insert(app) {
+            if uid_of(app).is_some_and(|uid| uid != theirs) && dead.told.insert(app) {
                 let _ = kill(Pid::from_raw(app), signal);
             }
             return;
@@ -167,9 +180,18 @@ pub(crate) fn variable(pid: i32, name: &str) -> Option<String> {
     String::from_utf8(value.to_vec()).ok()
 }
 
-fn uid_of(pid: i32) -> Option<u32> {
+/// As whom a process runs.
+pub(crate) fn uid_of(pid: i32) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(format!("/proc/{pid}")).ok().map(|m| m.uid())
+}
+
+/// The living worker process above a process, if there is one: whoever lost its worker is somebody else's child.
+pub(crate) fn worker_of(pid: i32) -> Option<i32> {
+    let is_worker =
+        |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "worker");
+    let above = std::iter::successors(parent_of(pid), |pid| parent_of(*pid));
+    above.take_while(|pid| *pid > 1).find(|pid| is_worker(*pid) && !has_ended(*pid))
 }
 
 /// The parent of a process.
@@ -178,7 +200,7 @@ pub(crate) fn parent_of(pid: i32) -> Option<i32> {
 }
 
 /// Whether a process is gone, or nothing but an exit status that nobody has asked for yet.
-fn has_ended(pid: i32) -> bool {
+pub(crate) fn has_ended(pid: i32) -> bool {
     stat_word(pid, 0).is_none_or(|state| ["Z", "X"].contains(&state.as_str()))
 }
 

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -21,13 +22,18 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt,
     listen, setsockopt, socket, sockopt,
 };
-use nix::unistd::{Gid, Group, chown};
+use nix::unistd::{Gid, Group, Uid, chown};
+use proto::worker::User;
 
 use crate::address::{Address, Place};
 use crate::holder;
+use crate::leftovers::has_ended;
+use crate::timers;
 
 /// The backlog asked for; the kernel lowers it to `net.core.somaxconn`.
 pub(crate) const BACKLOG: u32 = 65_535;
+/// How long a socket is waited for whose holder is dead.
+const DYING: Duration = Duration::from_secs(2);
 
 /// One listening socket.
 #[derive(Debug)]
@@ -39,6 +45,8 @@ pub(crate) struct Listener {
     spare: Option<PathBuf>,
     /// A service manager's socket: its path is not ours to remove.
     inherited: bool,
+    /// Somebody else's, until this master runs: a start that fails takes nothing away from those who serve.
+    foreign: bool,
 }
 
 /// What a look at a broken socket led to.
@@ -58,7 +66,8 @@ impl Listener {
     pub(crate) fn bind(address: &Address, index: usize) -> Result<Self> {
         let name = Self::name_of(address, index);
         let fd = open(&address.place)?;
-        let mut listener = Self { name, fd, place: address.place.clone(), spare: None, inherited: false };
+        let place = address.place.clone();
+        let mut listener = Self { name, fd, place, spare: None, inherited: false, foreign: false };
         listener.read_place()?;
         listener.keep_link();
         Ok(listener)
@@ -79,7 +88,8 @@ impl Listener {
             bail!("it is no listening socket");
         }
         let place = address.place.clone();
-        let mut listener = Self { name: Self::name_of(address, index), fd, place, spare: None, inherited: false };
+        let name = Self::name_of(address, index);
+        let mut listener = Self { name, fd, place, spare: None, inherited: false, foreign: true };
         listener.read_place()?;
         match (&address.place, &listener.place) {
             // A port of the kernel's choice was asked for, and this is one.
@@ -90,6 +100,9 @@ impl Listener {
                     bail!("it listens elsewhere");
                 }
                 listener.find_link()?;
+                if let Place::Unix { path, mode, group } = &address.place {
+                    admit(path, *mode, group.as_deref())?;
+                }
             }
             _ => bail!("it listens at {}", listener.place),
         }
@@ -110,6 +123,11 @@ impl Listener {
             bail!("nothing of it is left at {}", path.display());
         }
         Ok(())
+    }
+
+    /// It is this master's from now on.
+    pub(crate) fn own(&mut self) {
+        self.foreign = false;
     }
 
     /// Whether a service manager has passed it.
@@ -138,18 +156,27 @@ impl Listener {
             bail!("LISTEN_FDS: fd {number} ({name}) is not a listening stream socket; see the socket unit");
         }
         let place = Place::Tcp(SocketAddr::from(([0, 0, 0, 0], 0)));
-        let mut listener = Self { name, fd, place, spare: None, inherited: true };
+        let mut listener = Self { name, fd, place, spare: None, inherited: true, foreign: false };
         listener.read_place()?;
         Ok(listener)
     }
 
     /// A socket of the same kind and name for a rehearsal: on a loopback address and a port of the kernel's choice, or at a
     /// path beside this one's. A service manager's folder need not be ours to write in, and a longer path may be too long: then
-    /// it is at `spare`, which no other socket has. It goes away with the value.
+    /// it is at `spare`, which no other socket has. `owner`: who connects to it, where that is not us. It goes away with the value.
     ///
     /// # Errors
     /// Names the addresses and the reasons.
-    pub(crate) fn private(&self, spare: &Path) -> Result<Self> {
+    pub(crate) fn private(&self, spare: &Path, owner: Option<&User>) -> Result<Self> {
+        let listener = self.private_of_us(spare)?;
+        if let (Place::Unix { path, .. }, Some(User { uid, gid, name, .. })) = (&listener.place, owner) {
+            chown(path, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))
+                .with_context(|| format!("cannot give {} to {name}", path.display()))?;
+        }
+        Ok(listener)
+    }
+
+    fn private_of_us(&self, spare: &Path) -> Result<Self> {
         match &self.place {
             Place::Tcp(SocketAddr::V4(_)) => self.private_at(Place::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))),
             Place::Tcp(SocketAddr::V6(_)) => self.private_at(Place::Tcp(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)))),
@@ -167,7 +194,8 @@ impl Listener {
             Place::Unix { path, .. } => Some(path.clone()),
             Place::Tcp(_) => None,
         };
-        let mut listener = Self { name: self.name.clone(), fd, place, spare, inherited: false };
+        let name = self.name.clone();
+        let mut listener = Self { name, fd, place, spare, inherited: false, foreign: false };
         listener.read_place()?;
         Ok(listener)
     }
@@ -284,7 +312,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.remove_links();
+        if !self.foreign {
+            self.remove_links();
+        }
     }
 }
 
@@ -346,19 +376,28 @@ fn bind_tcp(address: SocketAddr) -> Result<OwnedFd> {
 }
 
 fn open_unix(path: &Path, mode: Option<u32>, group: Option<&str>) -> Result<OwnedFd> {
-    let gid = group.map(find_group).transpose()?;
+    if let Some(name) = group {
+        // Before anything is made.
+        find_group(name)?;
+    }
     clear_stale(path)?;
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let address =
         UnixAddr::new(path).with_context(|| format!("{} bytes of path", path.as_os_str().as_bytes().len()))?;
     bind(fd.as_raw_fd(), &address)?;
-    if let Some(gid) = gid {
+    admit(path, mode, group)?;
+    Ok(fd)
+}
+
+/// Says who may connect to a Unix socket.
+fn admit(path: &Path, mode: Option<u32>, group: Option<&str>) -> Result<()> {
+    if let Some(gid) = group.map(find_group).transpose()? {
         chown(path, None, Some(gid)).context("cannot give the socket to its group")?;
     }
     if let Some(mode) = mode {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).context("cannot set the socket's mode")?;
     }
-    Ok(fd)
+    Ok(())
 }
 
 fn find_group(name: &str) -> Result<Gid> {
@@ -376,7 +415,16 @@ pub(crate) fn clear_stale(path: &Path) -> Result<()> {
     if !kind.is_socket() {
         bail!("{} exists and is not a socket", path.display());
     }
-    match try_connect(path) {
+    let until = timers::now() + DYING;
+    // A child of a dead master's that has not executed yet keeps its sockets for an instant.
+    let dead = |stream: &OwnedFd| holder::pid_of_peer(stream.as_fd()).is_some_and(has_ended);
+    let met = loop {
+        match try_connect(path) {
+            Ok(stream) if dead(&stream) && timers::now() < until => std::thread::yield_now(),
+            met => break met,
+        }
+    };
+    match met {
         Ok(stream) => {
             let holder = holder::of_peer(stream.as_fd()).unwrap_or_else(|| "another process".into());
             bail!("address in use: {holder} listens there")
@@ -426,12 +474,12 @@ mod tests {
         let public = format!("unix://{}/{}", folder.path().display(), "s".repeat(room));
         let public = Listener::bind(&Address::parse(&public).unwrap(), 0).unwrap();
         let spare = folder.path().join("spare");
-        let private = public.private(&spare).unwrap();
+        let private = public.private(&spare, None).unwrap();
         assert_eq!(private.plain_address(), spare.to_str().unwrap());
         std::os::unix::net::UnixStream::connect(&spare).unwrap();
         drop(private);
         assert!(!spare.exists());
-        let said = format!("{:#}", public.private(&folder.path().join("none/spare")).unwrap_err());
+        let said = format!("{:#}", public.private(&folder.path().join("none/spare"), None).unwrap_err());
         assert!(said.contains("110 bytes of path"), "{said}");
         assert!(said.contains("none/spare"), "{said}");
     }

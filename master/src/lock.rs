@@ -11,12 +11,18 @@ use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
+use crate::leftovers::has_ended;
+use crate::timers;
+
 /// How often a lock is looked at whose holder has not signed it yet, or is about to let it go.
 const LOOKS: u32 = 1000;
+/// How long a lock is waited for whose holder is dead.
+const DYING: Duration = Duration::from_secs(2);
 /// The most that is read of what a holder wrote: a pid and a path.
 const SIGNATURE: usize = 8 << 10;
 
@@ -59,6 +65,7 @@ impl Lock {
     pub(crate) fn take(path: &Path, dir: &Path) -> Result<Self, NotTaken> {
         let mut file = open(path).map_err(NotTaken::Failed)?;
         let mut looks = 0;
+        let until = timers::now() + DYING;
         loop {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(mut file) => {
@@ -71,6 +78,8 @@ impl Lock {
             looks += 1;
             let (lockers, signed) = (lockers(&file), signature(&file));
             match signed {
+                // A child of its that has not executed yet keeps the lock for an instant.
+                Some((pid, _)) if has_ended(pid) && timers::now() < until => std::thread::yield_now(),
                 Some((pid, dir)) if lockers.contains(&pid) => {
                     return Err(NotTaken::Held(Holder { pid: Some(pid), dir: Some(dir) }));
                 }

@@ -35,6 +35,7 @@ mod sys;
 mod timers;
 mod token;
 mod upgrade;
+mod user;
 mod value;
 mod workers;
 
@@ -61,7 +62,7 @@ use crate::upgrade::Heirlooms;
 fn main() -> ExitCode {
     sys::default_sigchld();
     // Before anything else opens an fd: sockets that a service manager passed, or the program before this one.
-    let inherited = inherited_sockets();
+    let passed = passed_sockets();
     let heirlooms = Heirlooms::take();
     let (cli, origins) = Cli::from_args();
     if cli.check_config {
@@ -72,9 +73,9 @@ fn main() -> ExitCode {
     }
     // The program before this one has used and closed it. Before the log opens an fd of its own, which may take its number.
     let notify_fd = cli.notify_fd.filter(|_| heirlooms.control.is_none());
-    let ready_fd = notify_fd.map(|fd| take_over(fd, inherited.len()).and_then(child::move_up)).transpose();
+    let ready_fd = notify_fd.map(|fd| take_over(fd, passed.len()).and_then(child::move_up)).transpose();
     log::init(cli.log_format == "json");
-    match ready_fd.and_then(|ready_fd| start(cli, inherited, heirlooms, ready_fd)) {
+    match ready_fd.and_then(|ready_fd| start(cli, passed, heirlooms, ready_fd)) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("cannot start: {error:#}");
@@ -85,7 +86,12 @@ fn main() -> ExitCode {
 
 /// Shows that this program can do what the one that runs does (`--check-upgrade`).
 fn prove(cli: Cli) -> ExitCode {
-    let proved = Site::planned(cli, true).and_then(|_| WorkerExe::find());
+    let addresses = cli.listen.clone();
+    let state = cli.state.clone();
+    let proved = Site::planned(cli, true).and_then(|site| {
+        upgrade::fits_in(&site, state.as_deref(), &addresses)?;
+        WorkerExe::find(child::raise_limit()?)
+    });
     match proved {
         Ok(_) => {
             println!("master {}, protocol {}", env!("CARGO_PKG_VERSION"), proto::PROTOCOL);
@@ -100,28 +106,36 @@ fn prove(cli: Cli) -> ExitCode {
 
 fn start(
     cli: Cli,
-    inherited: Vec<(OwnedFd, String)>,
+    passed: Vec<(OwnedFd, String)>,
     heirlooms: Heirlooms,
     ready_fd: Option<OwnedFd>,
 ) -> Result<ExitCode> {
+    // Nothing is lost that comes meanwhile: a stop is heard as soon as there is something to stop.
+    signals::block()?;
+    // Adopting many workers takes many fds.
+    let files = child::raise_limit()?;
+    let (inherited, parked) = manager::sort(passed)?;
     let addresses = cli.listen.clone();
     let state = cli.state.clone();
     let mut site = Site::new(cli, !addresses.is_empty() || !inherited.is_empty())?;
     log::set_name(&site.name);
-    let manager = Manager::new(ready_fd);
+    let mut manager = Manager::new(ready_fd);
     let (fds, names): (Vec<_>, Vec<_>) = inherited.into_iter().unzip();
     let inherited = child::reserve_fds(fds, addresses.len())?.into_iter().zip(names);
+    let exe = WorkerExe::find(files)?;
     let control = Control::bind(&site.socket, &site.dir, heirlooms.control)?;
     let (state, saved) = State::open(state.as_deref(), &site.name, &site.dir)?;
-    site.mark = state.id(&site.dir);
-    let estate = Estate::find(&site, heirlooms.sockets)?;
+    site.mark = heirlooms.mark.unwrap_or_else(|| state.id(&site.dir));
+    let mut estate = Estate::find(&site, heirlooms.sockets, parked)?;
     let recalled = Recalled::new(&site, state, saved, estate.served())?;
     let mut listeners = Vec::new();
     for ((fd, name), number) in inherited.zip(FIRST_INHERITED..) {
         listeners.push(Listener::inherit(fd, number, name)?);
     }
-    for (n, address) in addresses.iter().enumerate() {
-        let adopted = estate.listener(address, n);
+    let adopted: Vec<_> = addresses.iter().enumerate().map(|(n, address)| estate.listener(address, n)).collect();
+    // Before anything is bound: what nobody wants any more may be in its way.
+    manager.unpark(&estate.disown(&adopted));
+    for ((n, address), adopted) in addresses.iter().enumerate().zip(adopted) {
         listeners.push(adopted.map_or_else(|| Listener::bind(address, n), Ok)?);
     }
     for listener in &listeners {
@@ -133,7 +147,7 @@ fn start(
         std::process::id(),
         site.socket.display()
     );
-    let mut shell = Shell::new(site, control, listeners, recalled, manager, estate)?;
+    let mut shell = Shell::new(site, control, listeners, recalled, manager, estate, exe)?;
     match shell.run()? {
         Exit::Stopped => {
             tracing::info!("stopped");
@@ -164,7 +178,7 @@ fn take_over(fd: i32, sockets: usize) -> Result<OwnedFd> {
 /// Where inherited sockets begin (`SD_LISTEN_FDS_START` of sd_listen_fds(3)).
 const FIRST_INHERITED: i32 = 3;
 
-fn inherited_sockets() -> Vec<(OwnedFd, String)> {
+fn passed_sockets() -> Vec<(OwnedFd, String)> {
     if !cli::inherits_sockets() {
         return Vec::new();
     }

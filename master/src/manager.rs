@@ -5,19 +5,31 @@
 //! a stop on, and STATUS= in the words of `ctl status`. Where `$WATCHDOG_USEC` asks for it, WATCHDOG=1 twice as often as
 //! needed, but only while enough workers are ready: a master that serves nobody is to be restarted. Without it no timer
 //! exists. A manager that cannot be told is no reason to stop serving: it is said once.
+//!
+//! From the first start's end to a stop, systemd also keeps a copy of each listening socket that is ours
+//! (`FileDescriptorStoreMax=`): should master and workers die at once, clients wait for the next start instead of being
+//! refused. That gets them back among the sockets of `LISTEN_FDS`. Who keeps none does not mind.
 
 use std::ffi::OsStr;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use anyhow::Result;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rollout::{Rollout, State};
 use sd_notify::NotifyState;
 
+use crate::adoption::inode;
+use crate::child;
+use crate::listener::Listener;
 use crate::release::Releases;
+
+/// What the name of a parked socket begins with. No socket unit's own name does: it has no slash.
+const PARKED: &str = "phased/";
 
 /// The service manager, if there is one.
 #[derive(Debug, Default)]
@@ -30,6 +42,21 @@ pub(crate) struct Manager {
     ready_fd: Option<OwnedFd>,
     watchdog: Option<Duration>,
     told: Option<(Phase, String)>,
+    /// What it keeps: names, and which socket it is.
+    parked: Vec<(String, Option<(u64, u64)>)>,
+}
+
+/// Sockets with their names.
+pub(crate) type Named<A, B> = Vec<(A, B)>;
+
+/// Sorts what a manager has passed: sockets of its own, and those that an earlier master has parked.
+///
+/// # Errors
+/// When no fd is left.
+pub(crate) fn sort(passed: Named<OwnedFd, String>) -> Result<(Named<OwnedFd, String>, Named<String, OwnedFd>)> {
+    let (parked, own): (Vec<_>, Vec<_>) = passed.into_iter().partition(|(_, name)| name.starts_with(PARKED));
+    let unwrap = |(fd, name): (OwnedFd, String)| Ok((name.replacen(PARKED, "", 1), child::move_up(fd)?));
+    Ok((own, parked.into_iter().map(unwrap).collect::<Result<_>>()?))
 }
 
 /// What it knows of a service.
@@ -53,7 +80,7 @@ impl Manager {
             }
         });
         let watchdog = sd_notify::watchdog_enabled().filter(|_| socket.is_some());
-        Self { socket, deaf: false, ready_fd, watchdog, told: None }
+        Self { socket, deaf: false, ready_fd, watchdog, told: None, parked: Vec::new() }
     }
 
     /// How often [`Self::feed`] is to be called; `None`: never.
@@ -62,7 +89,7 @@ impl Manager {
     }
 
     /// Tells what has changed, if anything has.
-    pub(crate) fn tell(&mut self, mind: &Rollout, releases: &Releases) {
+    pub(crate) fn tell(&mut self, mind: &Rollout, releases: &Releases, listeners: &[Listener]) {
         if self.socket.is_none() && self.ready_fd.is_none() {
             return;
         }
@@ -77,20 +104,57 @@ impl Manager {
                 Phase::Starting => {}
                 Phase::Running => words.push(NotifyState::Ready),
                 Phase::Reloading => {
+                    // A rollout that was adopted may take longer than any start should, and its site serves.
+                    if before == Phase::Starting {
+                        self.send(&[NotifyState::Ready]);
+                    }
                     words.push(NotifyState::Reloading);
                     words.extend(NotifyState::monotonic_usec_now());
                 }
                 Phase::Stopping => words.push(NotifyState::Stopping),
             }
         }
+        let ours = listeners.iter().filter(|listener| !listener.is_inherited());
+        match now.0 {
+            // Before it is told that we are ready: from then on they are safe.
+            Phase::Running => ours.for_each(|listener| self.park(listener)),
+            // A stop is to leave nothing, and nobody is to wait for what does not come.
+            Phase::Stopping if before != Phase::Stopping => self.unpark(ours.map(|listener| &listener.name)),
+            _ => {}
+        }
         self.send(&words);
-        if now.0 == Phase::Running
-            && let Some(fd) = self.ready_fd.take()
-        {
+        let up = matches!(now.0, Phase::Running | Phase::Reloading);
+        if up && let Some(fd) = self.ready_fd.take() {
             // Closed behind it, as s6 wants it.
             let _ = std::fs::File::from(fd).write_all(b"\n");
         }
         self.told = Some(now);
+    }
+
+    /// Has it keep a socket, unless it does so already.
+    fn park(&mut self, listener: &Listener) {
+        let wanted = (listener.name.clone(), inode(&listener.fd));
+        if self.socket.is_none() || self.parked.contains(&wanted) {
+            return;
+        }
+        if self.parked.iter().any(|(name, _)| *name == wanted.0) {
+            self.unpark([&wanted.0]);
+        }
+        let name = format!("FDNAME={PARKED}{}", wanted.0);
+        // An app may shut the socket down, and we mend it: the manager is not to throw it away for that.
+        let words = ["FDSTORE=1", &name, "FDPOLL=0"].map(NotifyState::Custom);
+        if self.send_with(&words, &[listener.fd.as_raw_fd()]) {
+            self.parked.push(wanted);
+        }
+    }
+
+    /// Has it close what it keeps under these names, if it does.
+    pub(crate) fn unpark<'a>(&mut self, names: impl IntoIterator<Item = &'a String>) {
+        for name in names {
+            self.parked.retain(|(parked, _)| parked != name);
+            let name = format!("FDNAME={PARKED}{name}");
+            self.send(&["FDSTOREREMOVE=1", &name].map(NotifyState::Custom));
+        }
     }
 
     /// The watchdog's food, while enough workers are ready.
@@ -101,16 +165,24 @@ impl Manager {
     }
 
     fn send(&mut self, words: &[NotifyState<'_>]) {
-        let Some(socket) = &self.socket else { return };
+        self.send_with(words, &[]);
+    }
+
+    /// Sends words and fds in one message. True when it was taken.
+    fn send_with(&mut self, words: &[NotifyState<'_>], fds: &[RawFd]) -> bool {
+        let Some(socket) = &self.socket else { return false };
         let text: String = words.iter().map(|word| format!("{word}\n")).collect();
-        let sent = socket.send(text.as_bytes());
+        let (text, rights) = ([IoSlice::new(text.as_bytes())], [ControlMessage::ScmRights(fds)]);
+        let rights = if fds.is_empty() { &[] } else { &rights[..] };
+        let sent = sendmsg::<()>(socket.as_raw_fd(), &text, rights, MsgFlags::MSG_NOSIGNAL, None);
         let deaf = sent.is_err();
         if let Err(error) = sent
             && !self.deaf
         {
-            tracing::warn!("the service manager cannot be told: {error} ($NOTIFY_SOCKET)");
+            tracing::warn!("the service manager cannot be told: {} ($NOTIFY_SOCKET)", io::Error::from(error));
         }
         self.deaf = deaf;
+        !deaf
     }
 }
 

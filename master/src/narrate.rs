@@ -215,7 +215,8 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
         }
         Note::Adopted { serving, ending } => {
             let rest = if *ending > 0 { format!("; {ending} more are ending") } else { String::new() };
-            Line::Info(format!("adopted {serving} workers of an earlier master{rest}"))
+            let s = if *serving == 1 { "" } else { "s" };
+            Line::Info(format!("adopted {serving} worker{s} of an earlier master{rest}"))
         }
         Note::Interrupted { to, put_back } => Line::Error(format!(
             "the last master ended in a rollout of {}: undone, {put_back} workers have to be put back",

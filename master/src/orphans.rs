@@ -1,20 +1,19 @@
 //! Workers that have outlived their master: each listens at `SOCKET.d/NUMBER`, answers a new master with what it is, and
 //! hands over the listening sockets that it holds.
 //!
-//! Nothing is adopted here; see [`crate::adoption`]. A worker that does not answer in time cannot be led, and is killed:
-//! its app gets the stop signal from the kernel. The sockets of workers that are gone are removed.
+//! Nothing is adopted here; see [`crate::adoption`]. The sockets of workers that are gone are removed.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -24,13 +23,14 @@ use nix::sys::socket::{
     sockopt,
 };
 use nix::sys::stat::Mode;
+use nix::unistd::Uid;
 use proto::worker::{FromWorker, Orphan};
 use proto::{CodecError, Inbox, Incarnation};
 
 use crate::{sys, timers};
 
 /// How long workers may take to answer, all together. They do nothing else meanwhile.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(2);
 /// The most sockets that one message can bring (`SCM_MAX_FD`).
 const MOST_SOCKETS: usize = 253;
 
@@ -44,6 +44,12 @@ pub(crate) fn folder(control: &Path) -> PathBuf {
 /// A worker's own socket.
 pub(crate) fn place(control: &Path, worker: Incarnation) -> PathBuf {
     folder(control).join(worker.to_string())
+}
+
+/// Removes the socket of a worker that has ended.
+pub(crate) fn forget(control: &Path, worker: Incarnation) {
+    // Most workers have done so themselves.
+    let _ = fs::remove_file(place(control, worker));
 }
 
 /// A worker that has answered.
@@ -63,7 +69,6 @@ pub(crate) struct Met {
 
 /// Somebody who is being asked.
 struct Asked {
-    name: OsString,
     pid: i32,
     pidfd: OwnedFd,
     stream: UnixStream,
@@ -82,15 +87,22 @@ struct Asked {
 pub(crate) fn meet(control: &Path, site: &str) -> Result<Vec<Met>> {
     let folder = folder(control);
     let named = || format!("cannot use {}, where workers outlive a master", folder.display());
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).with_context(named)?;
+    make(&folder).with_context(named)?;
     let mut asked = Vec::new();
     for entry in fs::read_dir(&folder).with_context(named)? {
         let name = entry.with_context(named)?.file_name();
+        // Anything else there is none of ours.
+        if name.to_str().is_none_or(|name| name.parse::<u64>().is_err()) {
+            continue;
+        }
         match ask(&folder, &name) {
             Ok(Some(one)) => asked.push(one),
             // Its worker was killed: nobody will ever answer there.
             Ok(None) => {
-                let _ = fs::remove_file(folder.join(&name));
+                let path = folder.join(&name);
+                if fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_socket()) {
+                    let _ = fs::remove_file(path);
+                }
             }
             Err(error) => tracing::warn!("cannot reach a worker at {}: {error}", folder.join(&name).display()),
         }
@@ -99,14 +111,9 @@ pub(crate) fn meet(control: &Path, site: &str) -> Result<Vec<Met>> {
     let mut met = Vec::new();
     let mut strangers = 0;
     for one in asked {
-        let Asked { name, pid, pidfd, stream, inbox, sockets, understands, facts, .. } = one;
-        let (Some(understands), Some(facts)) = (understands, facts) else {
-            // It may have ended meanwhile.
-            if sys::pidfd_kill(&pidfd, nix::libc::SIGKILL).is_ok() {
-                tracing::warn!("worker process {pid} ({}) does not answer: killed", folder.join(name).display());
-            }
-            continue;
-        };
+        let Asked { pid, pidfd, stream, inbox, sockets, understands, facts, .. } = one;
+        // Whoever lives and does not answer is found by its app (see [`crate::adoption`]).
+        let (Some(understands), Some(facts)) = (understands, facts) else { continue };
         if facts.site != site {
             strangers += 1;
             continue;
@@ -122,6 +129,16 @@ pub(crate) fn meet(control: &Path, site: &str) -> Result<Vec<Met>> {
     Ok(met)
 }
 
+/// Makes the folder, or sees that nobody else can have put anything there.
+fn make(folder: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let metadata = fs::symlink_metadata(folder)?;
+    if !metadata.is_dir() || metadata.uid() != Uid::effective().as_raw() || metadata.mode() & 0o022 != 0 {
+        bail!("it is not a folder of yours that nobody else may write to; remove it, or give another --socket");
+    }
+    Ok(())
+}
+
 /// Connects. `None`: nobody listens there any more.
 fn ask(folder: &Path, name: &OsString) -> io::Result<Option<Asked>> {
     let stream = match reach(folder, name) {
@@ -129,24 +146,18 @@ fn ask(folder: &Path, name: &OsString) -> io::Result<Option<Asked>> {
         Err(Errno::ECONNREFUSED | Errno::ENOENT | Errno::ENOTSOCK) => return Ok(None),
         Err(errno) => return Err(errno.into()),
     };
-    let pid = getsockopt(&stream, sockopt::PeerCredentials)?.pid();
+    let peer = getsockopt(&stream, sockopt::PeerCredentials)?;
+    if ![0, Uid::effective().as_raw()].contains(&peer.uid()) {
+        return Err(io::Error::other(format!("it belongs to uid {}", peer.uid())));
+    }
+    let pid = peer.pid();
     let pidfd = match sys::pidfd(pid) {
         Ok(pidfd) => pidfd,
         Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(None),
         Err(error) => return Err(error),
     };
     let (inbox, sockets) = (Inbox::default(), Vec::new());
-    Ok(Some(Asked {
-        name: name.clone(),
-        pid,
-        pidfd,
-        stream,
-        inbox,
-        sockets,
-        understands: None,
-        facts: None,
-        over: false,
-    }))
+    Ok(Some(Asked { pid, pidfd, stream, inbox, sockets, understands: None, facts: None, over: false }))
 }
 
 /// A connection to a socket in a folder, however long its path is.

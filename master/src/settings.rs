@@ -10,11 +10,12 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 use proto::Incarnation;
-use proto::worker::{Bytes, Check, Command, HookCommand, Ready};
+use proto::worker::{Bytes, Check, Command, HookCommand, Ready, User};
 use rollout::Settings;
 
 use crate::cli::{Cli, parse_name};
 use crate::release::absolute;
+use crate::user;
 
 /// The Procfile line of `--release-phase`, as Heroku calls it.
 const RELEASE_PHASE: &str = "release";
@@ -45,6 +46,10 @@ pub(crate) struct Site {
     pub(crate) watchdog: Option<Duration>,
     /// In bytes.
     pub(crate) max_memory: Option<u64>,
+    /// As whom workers and apps run; `None`: as the master.
+    pub(crate) user: Option<User>,
+    /// Of the app.
+    pub(crate) umask: Option<u32>,
     pub(crate) stop_signal: Signal,
     /// How long a worker serves without a master.
     pub(crate) orphan_timeout: Duration,
@@ -57,7 +62,8 @@ impl Site {
     /// Works out names and places, and makes the folder of the control socket where that has to be this user's own.
     ///
     /// # Errors
-    /// When DIR gives no name, the working directory is needed and gone, or that folder is somebody else's.
+    /// When DIR gives no name, the working directory is needed and gone, the user's groups cannot be had, or that folder is
+    /// somebody else's.
     pub(crate) fn new(cli: Cli, listeners: bool) -> Result<Self> {
         let private = cli.socket.is_none().then(runtime_dir).filter(|place| place.private);
         let site = Self::planned(cli, listeners)?;
@@ -70,7 +76,7 @@ impl Site {
     /// The same, and nothing is made.
     ///
     /// # Errors
-    /// When DIR gives no name, or the working directory is needed and gone.
+    /// When DIR gives no name, the working directory is needed and gone, or the user's groups cannot be had.
     pub(crate) fn planned(cli: Cli, listeners: bool) -> Result<Self> {
         let settings = settings(&cli);
         let dir = absolute(&cli.dir)?;
@@ -87,6 +93,7 @@ impl Site {
         } else {
             Command::Words(cli.command.into_iter().map(OsString::into_vec).collect())
         };
+        let user = user::resolve(cli.user.as_ref(), cli.group.as_ref())?;
         let release_phase = || cli.release_phase.then(|| HookCommand::Procfile(RELEASE_PHASE.into()));
         Ok(Self {
             name,
@@ -106,6 +113,8 @@ impl Site {
             on_failure: cli.on_failure.map(OsString::into_vec),
             watchdog: cli.watchdog,
             max_memory: cli.max_memory,
+            user,
+            umask: cli.umask.map(|umask| umask.0),
             stop_signal: cli.stop_signal,
             orphan_timeout: cli.orphan_timeout,
             log_prefix: cli.log_prefix,
@@ -120,7 +129,9 @@ impl Site {
 
     /// The incarnation that a token of this master names.
     pub(crate) fn incarnation(&self, token: &str) -> Option<Incarnation> {
-        token.strip_prefix(&self.mark)?.strip_prefix('-')?.parse().ok().map(Incarnation)
+        let number = token.strip_prefix(&self.mark)?.strip_prefix('-')?.parse().ok();
+        // Nobody has ever counted so far.
+        number.filter(|number| *number < 1 << 48).map(Incarnation)
     }
 
     pub(crate) fn socket_bytes(&self) -> Vec<u8> {

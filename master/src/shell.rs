@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::signalfd::SignalFd;
+use nix::unistd::Uid;
 use proto::control::{Code, LastRollout, Reply};
 use proto::worker::BootReport;
 use proto::{Incarnation, Slot};
@@ -103,6 +104,8 @@ pub(crate) struct Shell {
     pub(crate) program: Program,
     /// The one that is about to take this one's place.
     pub(crate) proof: Option<Proof>,
+    /// The control socket, kept open for the next program.
+    pub(crate) kept_control: Option<OwnedFd>,
 }
 
 impl Shell {
@@ -117,12 +120,12 @@ impl Shell {
         recalled: Recalled,
         manager: Manager,
         estate: Estate,
+        exe: WorkerExe,
     ) -> Result<Self> {
-        let exe = WorkerExe::find()?;
         nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper")?;
         let Recalled { state, extra, releases, mind, interrupted, origin } = recalled;
         let last_report = extra.last_report().cloned();
-        let mut leftovers = Leftovers::default();
+        let mut leftovers = Leftovers::of(site.user.as_ref().map(|user| Uid::from_raw(user.uid)));
         leftovers.note_strangers(|pid| variable(pid, "PHASED_TOKEN").is_some_and(|t| site.incarnation(&t).is_some()));
         let trace = std::env::var_os("PHASED_TRACE").filter(|path| !path.is_empty()).map(PathBuf::from);
         let create = |path: PathBuf| {
@@ -162,6 +165,7 @@ impl Shell {
             interrupted,
             program: Program::of_this_process(),
             proof: None,
+            kept_control: None,
         };
         shell.epoll.add(&shell.signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.pack()))?;
         shell.epoll.add(&shell.inotify, EpollEvent::new(EpollFlags::EPOLLIN, Token::Paths.pack()))?;
@@ -180,8 +184,11 @@ impl Shell {
     /// When the epoll set itself fails.
     pub(crate) fn run(&mut self) -> Result<Exit> {
         let opening = std::mem::replace(&mut self.opening, Event::Start);
+        self.listeners.iter_mut().for_each(Listener::own);
         self.feed(opening);
         self.note_interrupted();
+        // An upgrade may have lost the signal of a child's end.
+        self.reap();
         self.feed_manager();
         let mut ready = [EpollEvent::empty(); 64];
         loop {
@@ -189,7 +196,11 @@ impl Shell {
                 // Whoever hears that the master has stopped finds its addresses free, or left to the next one.
                 match exit {
                     Exit::Stopped | Exit::NothingBoots => self.listeners.clear(),
-                    Exit::Detached => self.listeners.drain(..).for_each(Listener::leave),
+                    Exit::Detached => {
+                        self.listeners.drain(..).for_each(Listener::leave);
+                        // The workers are free before anybody hears of it.
+                        self.children.clear();
+                    }
                     // The next program finds them open.
                     Exit::Upgraded => {}
                 }
@@ -241,7 +252,7 @@ impl Shell {
                 self.perform(action);
             }
         }
-        self.manager.tell(&self.mind, &self.releases);
+        self.manager.tell(&self.mind, &self.releases, &self.listeners);
         if self.exit.is_none() {
             self.flush_clients();
         }
@@ -268,12 +279,9 @@ impl Shell {
 
     /// Executes the new program. Does not return, unless nothing can be executed.
     pub(crate) fn upgrade(&mut self) -> anyhow::Error {
-        let control = match self.control.hand_over() {
-            Ok(control) => control,
-            Err(error) => return error,
-        };
+        self.control.hand_over();
         self.exe.lower_limit();
-        self.program.replace(&control, std::mem::take(&mut self.listeners))
+        self.program.replace(self.kept_control.as_ref(), &self.site.mark, std::mem::take(&mut self.listeners))
     }
 
     fn trace(&mut self, text: impl FnOnce(&Self) -> String) {

@@ -60,6 +60,14 @@ impl Shell {
 /// # Errors
 /// When the kernel refuses one.
 pub(crate) fn open() -> Result<SignalFd> {
+    SignalFd::with_flags(&block()?, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("cannot make a signalfd")
+}
+
+/// Keeps them from ending this process; what comes waits until somebody looks.
+///
+/// # Errors
+/// None that are known.
+pub(crate) fn block() -> Result<SigSet> {
     let mut set = SigSet::empty();
     for signal in [
         Signal::SIGCHLD,
@@ -76,5 +84,5 @@ pub(crate) fn open() -> Result<SignalFd> {
         set.add(signal);
     }
     set.thread_block().context("cannot block signals")?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("cannot make a signalfd")
+    Ok(set)
 }

@@ -51,7 +51,8 @@ impl Shell {
             Role::Rehearse => {
                 let spare = |n| listener::beside(&self.site.socket, &format!("{n}.r"));
                 let listeners = self.listeners.iter().enumerate();
-                listeners.map(|(n, listener)| listener.private(&spare(n))).collect::<Result<Vec<_>, _>>()
+                let owner = self.site.user.as_ref();
+                listeners.map(|(n, listener)| listener.private(&spare(n), owner)).collect::<Result<Vec<_>, _>>()
             }
             _ => Ok(Vec::new()),
         };
@@ -97,6 +98,8 @@ impl Shell {
             check_timeout_ms: millis(site.check_timeout),
             watchdog_ms: site.watchdog.map(millis),
             max_memory: site.max_memory,
+            user: site.user.clone(),
+            umask: site.umask,
         }
     }
 

@@ -8,11 +8,11 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
@@ -21,8 +21,10 @@ use proto::control::{Code, Reply};
 use proto::worker::ExitStatus;
 use rollout::{Command as Order, CommandId, Event};
 
+use crate::address::{Address, Place};
 use crate::child::c_string;
 use crate::listener::Listener;
+use crate::settings::Site;
 use crate::shell::{Deadline, Shell};
 use crate::{child, narrate, sys};
 
@@ -32,12 +34,16 @@ const PROOF: Duration = Duration::from_secs(30);
 const SAID: u64 = 8 << 10;
 /// Names the descriptor of the control socket to the next program.
 const CONTROL: &str = "PHASED_CONTROL_FD";
+/// What tells this site's workers from others'.
+const MARK: &str = "PHASED_MARK";
+/// For a proof: the control socket that is in force, the state folder, and the addresses that are held.
+const IN_FORCE: [&str; 3] = ["PHASED_OLD_SOCKET", "PHASED_OLD_STATE", "PHASED_OLD_LISTEN"];
 /// Names those of the listening sockets: `NAME=FD NAME=FD`.
 const SOCKETS: &str = "PHASED_SOCKET_FDS";
 
 /// Whether a variable is for this program alone.
 pub(crate) fn is_ours(name: &OsStr) -> bool {
-    name == CONTROL || name == SOCKETS
+    [CONTROL, SOCKETS, MARK].iter().chain(&IN_FORCE).any(|ours| name == *ours)
 }
 
 /// How this process was started.
@@ -63,6 +69,7 @@ pub(crate) struct Proof {
 pub(crate) struct Heirlooms {
     pub(crate) control: Option<OwnedFd>,
     pub(crate) sockets: Vec<(String, OwnedFd)>,
+    pub(crate) mark: Option<String>,
 }
 
 impl Program {
@@ -81,11 +88,12 @@ impl Program {
         Self { path, args: words.collect() }
     }
 
-    fn prove(&self) -> Result<(i32, File)> {
+    fn prove(&self, in_force: [OsString; 3]) -> Result<(i32, File)> {
         let said = File::from(memfd_create(c"proof", MFdFlags::MFD_CLOEXEC).context("memfd_create")?);
         let child = Command::new(&self.path)
             .arg("--check-upgrade")
             .args(&self.args)
+            .envs(IN_FORCE.into_iter().zip(in_force))
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
             .stderr(said.try_clone()?)
@@ -95,7 +103,7 @@ impl Program {
     }
 
     /// Executes it in this process. Does not return, unless not even the program that runs now can be executed again.
-    pub(crate) fn replace(&self, control: &OwnedFd, listeners: Vec<Listener>) -> anyhow::Error {
+    pub(crate) fn replace(&self, control: Option<&OwnedFd>, mark: &str, listeners: Vec<Listener>) -> anyhow::Error {
         let (inherited, bound): (Vec<_>, Vec<_>) = listeners.into_iter().partition(Listener::is_inherited);
         let names: Vec<_> = inherited.iter().map(|l| l.name.clone()).collect();
         let mut environment: Vec<(OsString, OsString)> = std::env::vars_os()
@@ -107,10 +115,13 @@ impl Program {
             set("LISTEN_FDS", inherited.len().to_string());
             set("LISTEN_FDNAMES", names.join(":"));
         }
-        set(CONTROL, control.as_raw_fd().to_string());
+        if let Some(control) = control {
+            set(CONTROL, control.as_raw_fd().to_string());
+        }
+        set(MARK, mark.to_owned());
         let fds: Vec<String> = bound.iter().map(|l| format!("{}={}", l.name, l.fd.as_raw_fd())).collect();
         set(SOCKETS, fds.join(" "));
-        let kept = bound.iter().map(|l| l.fd.as_fd()).chain([control.as_fd()]);
+        let kept = bound.iter().map(|l| l.fd.as_fd()).chain(control.map(AsFd::as_fd));
         for fd in kept {
             let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()));
         }
@@ -136,6 +147,31 @@ impl Program {
     }
 }
 
+/// Whether a program with these settings can take the place of the one that asks it to prove itself.
+///
+/// # Errors
+/// What would keep it from it.
+pub(crate) fn fits_in(site: &Site, state: Option<&Path>, addresses: &[Address]) -> Result<()> {
+    let [socket, folder, held] = IN_FORCE.map(std::env::var_os);
+    let restart = "a master that is upgraded keeps it; change it with a restart (ctl stop)";
+    if let Some(socket) = socket.filter(|socket| *socket != site.socket) {
+        bail!("the control socket is {}, not {}: {restart}", socket.display(), site.socket.display());
+    }
+    let place = crate::state::place(state, &site.name)?;
+    if let Some(folder) = folder.filter(|folder| !folder.is_empty() && *folder != place) {
+        bail!("the state folder is {}, not {}: {restart}", folder.display(), place.display());
+    }
+    let held = held.unwrap_or_default().to_string_lossy().into_owned();
+    for address in addresses {
+        let is_held = held.split(' ').any(|held| *held == address.place.to_string());
+        // What is bound here is free again when this process ends; a Unix socket would be in the way of its master.
+        if let (Place::Tcp(_), false) = (&address.place, is_held || held.is_empty()) {
+            Listener::bind(address, 0)?;
+        }
+    }
+    Ok(())
+}
+
 impl Heirlooms {
     /// Takes what the environment names, once, before anything else opens an fd.
     pub(crate) fn take() -> Self {
@@ -148,6 +184,7 @@ impl Heirlooms {
         Self {
             control: std::env::var(CONTROL).ok().and_then(|fd| adopt(&fd)),
             sockets: sockets.filter_map(|(name, fd)| Some((name.to_owned(), adopt(fd)?))).collect(),
+            mark: std::env::var(MARK).ok(),
         }
     }
 }
@@ -158,8 +195,12 @@ impl Shell {
         if self.proof.is_some() {
             return self.upgrade_failed(client, Code::Busy, "busy: another upgrade is under way".into());
         }
-        match self.program.prove() {
+        let state = self.state.folder().map_or_else(OsString::new, |folder| folder.into());
+        let held: Vec<String> = self.listeners.iter().map(Listener::address).collect();
+        let in_force = [self.site.socket.clone().into_os_string(), state, held.join(" ").into()];
+        match self.program.prove(in_force) {
             Ok((pid, said)) => {
+                self.leftovers.spare(pid);
                 tracing::info!("upgrade: {} has to prove itself (pid {pid})", self.program.path.display());
                 self.proof = Some(Proof { client, pid, said, overdue: false });
                 self.timers.arm(Deadline::Proof, PROOF);
@@ -181,6 +222,13 @@ impl Shell {
         let Some(proof) = self.proof.take_if(|proof| proof.pid == pid) else { return false };
         self.timers.disarm(Deadline::Proof);
         if status == ExitStatus::Code(0) {
+            self.kept_control = match self.control.keep() {
+                Ok(control) => Some(control),
+                Err(error) => {
+                    self.upgrade_failed(proof.client, Code::Failed, format!("upgrade: {error:#}; nothing changed"));
+                    return true;
+                }
+            };
             // Whether this is the time for it is the mind's decision.
             self.feed(Event::Command { id: CommandId(proof.client), command: Order::Upgrade });
             return true;

@@ -14,6 +14,7 @@ use rollout::{Event, Role, WorkerState};
 use crate::child::{self, Child};
 use crate::leftovers::variable;
 use crate::narrate;
+use crate::orphans;
 use crate::settings::Site;
 use crate::shell::Shell;
 use crate::timers::unix_millis;
@@ -124,6 +125,8 @@ impl Shell {
 
     fn worker_died(&mut self, id: Incarnation, status: Option<ExitStatus>) {
         self.hear_worker(id);
+        // One that was killed, or that runs as another user, cannot have removed it.
+        orphans::forget(&self.site.socket, id);
         let Some(child) = self.children.get(&id) else { return };
         let (app_pid, reported, stranger) = (child.app_pid, child.reported, status.is_none());
         let state = self.mind.workers().find(|(worker, _)| *worker == id).map(|(_, w)| w.state);

@@ -5,6 +5,9 @@
 //! After the random part comes a friendly ending, in which boots succeed, what drains goes and timers fire: it must
 //! come to rest, with every command answered once.
 
+#[path = "common/death.rs"]
+mod death;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -12,8 +15,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use rollout::{
-    Action, Answer, Command, CommandId, Event, Incarnation, Kind, Memory, Options, Outcome, ReleaseId, Role, Rollout,
-    ScaleTo, Settings, Slot, State, Surge, Timer, invariant,
+    Action, Answer, Code, Command, CommandId, Event, Exit, Found, Incarnation, Kind, Left, Memory, Options, Outcome,
+    Phase, ReleaseId, Role, Rollout, ScaleTo, Settings, Slot, State, Surge, Timer, WorkerState, invariant,
 };
 
 /// Whatever a run decides, it decides by numbers that are drawn before.
@@ -42,8 +45,11 @@ struct World {
     asked: BTreeSet<Slot>,
     /// Everybody who ever asked, and how many last words each has heard.
     answers: BTreeMap<CommandId, u32>,
-    surge: Surge,
+    /// The surge of the settings, and that of the last rollout.
+    surges: [Surge; 2],
     ended: bool,
+    /// It has left its workers to the next one.
+    left: bool,
 }
 
 /// A memory to begin with, and what `dir` names and what is gone.
@@ -79,8 +85,9 @@ impl World {
             armed: BTreeSet::new(),
             asked: BTreeSet::new(),
             answers: BTreeMap::new(),
-            surge: settings.surge,
+            surges: [settings.surge; 2],
             ended: false,
+            left: false,
         })
     }
 
@@ -124,13 +131,9 @@ impl World {
             Event::Command { id, command } => {
                 self.answers.insert(*id, 0);
                 if let (None, Command::PhasedRestart { options, .. }) = (self.mind.running(), command) {
-                    let slots = self.mind.slots().count() as u32;
                     let asked = options.surge.unwrap_or(self.settings.surge);
                     // One that is refused or has nothing to do begins with no surge of its own.
-                    self.surge = [self.surge, asked, self.settings.surge]
-                        .into_iter()
-                        .max_by_key(|s| s.of(slots))
-                        .expect("three");
+                    self.surges = [self.settings.surge, asked];
                 }
             }
             Event::Start | Event::Adopt { .. } | Event::ListenerLost | Event::Outgrown(_) => {}
@@ -172,11 +175,7 @@ impl World {
             Action::Remember(memory) => {
                 self.written = Some((**memory).clone());
                 let text = memory.to_string();
-                let read: Memory = text.parse().map_err(|why: String| self.fail(&why))?;
-                // Of a rollout's options the text leaves out what a start does not go by.
-                if read.to_string() != text {
-                    return Err(self.fail(&format!("'{text}' reads back as '{read}'")));
-                }
+                self.read_back(&text, memory)?;
             }
             Action::Spawn { worker, slot, release, role, .. } => {
                 self.roles.insert(*worker, *role);
@@ -190,7 +189,7 @@ impl World {
                 if self.alive.insert(*worker, Life::Booting).is_some() {
                     return Err(self.fail(&format!("worker {worker} is spawned twice")));
                 }
-                let surge = self.surge.of(slots as u32) as usize;
+                let surge = self.surges.map(|s| s.of(slots as u32)).into_iter().max().unwrap_or(0) as usize;
                 let is = |role| self.alive.keys().filter(|id| self.roles[*id] == role).count();
                 let (serving, rehearsing) = (is(Role::Serve), is(Role::Rehearse));
                 // The announced exception.
@@ -219,7 +218,10 @@ impl World {
             }
             Action::Reply { answer: Answer::Accepted { .. }, .. } => {}
             Action::Reply { command, .. } => *self.answers.entry(*command).or_default() += 1,
-            Action::Exit(_) => self.ended = true,
+            Action::Exit(exit) => {
+                self.ended = true;
+                self.left = matches!(exit, Exit::Detached | Exit::Upgraded);
+            }
             Action::Began { .. } => self.passed.clear(),
             Action::Rehearsed(ended) => {
                 let passed = self.passed.iter().any(|(role, _)| *role == Role::Rehearse);
@@ -245,6 +247,80 @@ impl World {
         let missing = |role, wanted: bool| wanted && !self.passed.contains(&(role, release));
         let hook = missing(Role::BeforeRollout, self.settings.before_rollout);
         hook.then(|| format!("P4: worker {worker} is exposed, and the hook has not passed"))
+    }
+
+    /// The memory as its text says it.
+    fn read_back(&self, text: &str, memory: &Memory) -> Result<Memory, TestCaseError> {
+        let mut read: Memory = text.parse().map_err(|why: String| self.fail(&why))?;
+        // Of a rollout's options the text leaves out what the next master does not go by.
+        if let (Some(read), Some(run)) = (&mut read.run, &memory.run) {
+            (read.canary, read.canary_soak) = (run.canary, run.canary_soak);
+        }
+        if read != *memory {
+            return Err(self.fail(&format!("'{text}' reads back as '{read}'")));
+        }
+        Ok(read)
+    }
+
+    /// The master dies, and another one comes. False when nothing is left that it could begin with.
+    fn die(&mut self, (_, which, how): Draw) -> Result<bool, TestCaseError> {
+        use Left::{Ending, Serving, Strays, Unfit};
+        let fate = |id: Incarnation, state: WorkerState| {
+            let one = (id.0 as usize * 7 + usize::from(which)) % 11;
+            match state {
+                // Most deaths change nothing.
+                WorkerState::Ready if how % 3 == 0 => Some(Serving),
+                WorkerState::Ready => {
+                    [Some(Unfit), Some(Strays), None, Some(Ending)].get(one).copied().unwrap_or(Some(Serving))
+                }
+                WorkerState::Booting => [None, Some(Serving), Some(Strays)].get(one).copied().unwrap_or(Some(Ending)),
+                WorkerState::Draining => [None, Some(Serving), Some(Strays)].get(one).copied().unwrap_or(Some(Ending)),
+            }
+        };
+        let mut found = death::found(&self.mind, &fate);
+        if how % 16 == 1 {
+            found.retain(|f| !matches!(f.left, Serving | Unfit));
+        }
+        let slots = self.mind.slots().count() as u32;
+        let mut settings = self.settings.clone();
+        match which % 8 {
+            0 => settings.workers = (slots + u32::from(how) % 3).saturating_sub(1).max(1),
+            1 => settings.surge = Surge::Count(u32::from(how) % 3 + 1),
+            2 => settings.max_age = (how & 8 != 0).then_some(Duration::from_secs(60)),
+            _ => {}
+        }
+        let dir = (how % 5 > 0).then_some(ReleaseId(u32::from(which) % 5));
+        let left = [None, Some(Duration::ZERO), Some(Duration::from_secs(9))][usize::from(how / 8) % 3];
+        let memory = self.mind.memory();
+        let Some(death) = death::death(&self.mind, &settings, dir, found.clone(), left) else { return Ok(false) };
+        write!(self.script, "\nsettings {settings}\nmemory {memory}\n").expect("text");
+        death.dir.iter().for_each(|dir| writeln!(self.script, "dir {dir}").expect("text"));
+        // Who hears only what was written begins with that.
+        let read = self.read_back(&memory.to_string(), &memory)?;
+        let serving = found.iter().find(|f| matches!(f.left, Serving | Unfit)).map(|f| f.code.release);
+        self.replay = match Rollout::restore(settings.clone(), read.clone(), dir, &[]) {
+            Ok(mind) => mind,
+            Err(_) => Rollout::reopen(settings.clone(), read, serving.expect("somebody")),
+        };
+        self.mind = death.next;
+        self.settings = settings;
+        self.take_over(&found, &memory);
+        self.hear(&death.event)?;
+        Ok(true)
+    }
+
+    /// The books of the next master.
+    fn take_over(&mut self, found: &[Found], memory: &Memory) {
+        let life = |left| if matches!(left, Left::Serving | Left::Unfit) { Life::Ready } else { Life::Draining };
+        self.alive = found.iter().map(|f| (f.worker, life(f.left))).collect();
+        self.roles = found.iter().map(|f| (f.worker, Role::Serve)).collect();
+        self.passed.clear();
+        self.armed.clear();
+        self.asked.clear();
+        // Whoever waited has lost its connection.
+        self.answers.values_mut().filter(|words| **words == 0).for_each(|words| *words = 1);
+        (self.written, self.ended, self.left) = (None, false, false);
+        self.surges = [self.settings.surge, memory.run.as_ref().map_or(self.settings.surge, |run| run.surge)];
     }
 
     fn fail(&self, why: &str) -> TestCaseError {
@@ -310,7 +386,7 @@ impl World {
     fn nonsense(&self, which: u8, how: u8) -> Event {
         let id = Incarnation(u64::from(which));
         let slot = Slot(u32::from(which) % 12);
-        match how % 13 {
+        match how % 14 {
             0 => Event::Booted(id),
             1 => Event::BootFailed { worker: id, release_gone: how > 100 },
             2 => Event::Start,
@@ -323,8 +399,15 @@ impl World {
             9 => Event::Outgrown(id),
             10 => Event::Fired(Timer::Canary),
             11 => Event::Fired(Timer::Age(Incarnation(1000 + id.0))),
+            12 => Event::Adopt { found: vec![self.stranger(which)], confirm_left: None },
             _ => Event::Resolved { slot, release: None },
         }
+    }
+
+    /// A worker that nobody knows.
+    fn stranger(&self, which: u8) -> Found {
+        let code = Code { release: ReleaseId(u32::from(which) % 5), phase: Phase(u32::from(which) % 7) };
+        Found { worker: Incarnation(500), slot: Slot(u32::from(which) % 9), code, left: Left::Serving }
     }
 
     fn command(&self, kind: u8, which: u8, how: u8) -> Command {
@@ -363,7 +446,13 @@ impl World {
                 4 | 5 => ScaleTo::Down(u32::from(how) % 3),
                 _ => ScaleTo::Exactly(u32::from(how) % 8 + 1),
             }),
-            246..=253 => Command::Restart(Slot(u32::from(how) % 9)),
+            246 => match which % 3 {
+                0 => Command::Detach,
+                1 => Command::Upgrade,
+                _ => Command::Leave,
+            },
+            247 => Command::Await { run: self.mind.running().map_or(u64::from(how), |run| run.id) },
+            248..=253 => Command::Restart(Slot(u32::from(how) % 9)),
             _ if which > 127 => Command::Restart(Slot(0)),
             254 if which > 64 => Command::Stop,
             254 => Command::Interrupt,
@@ -383,6 +472,10 @@ impl World {
             if turn > 5000 {
                 return Err(self.fail("it does not come to rest"));
             }
+        }
+        if self.left {
+            // Whoever waits asks the next one.
+            return Ok(());
         }
         if let Some((command, words)) = self.answers.iter().find(|(_, words)| **words != 1) {
             return Err(self.fail(&format!("P6: command {} has heard {words} last words", command.0)));
@@ -414,9 +507,10 @@ fn settings() -> impl Strategy<Value = Settings> {
     let budget = prop_oneof![(surge, 0u32..=2), (Just(Surge::Count(0)), 1u32..=3)];
     let seldom = || prop::bool::weighted(0.3);
     let maybe = || prop::option::weighted(0.3, Just(Duration::from_secs(60)));
-    let more = (seldom(), seldom(), seldom(), seldom(), prop_oneof![Just(0), 0u32..=3], maybe(), maybe());
+    let alone = prop::bool::weighted(0.05);
+    let more = (seldom(), seldom(), seldom(), seldom(), prop_oneof![Just(0), 0u32..=3], maybe(), maybe(), alone);
     (1u32..=8, budget, prop_oneof![Just(0u64), Just(5)], more).prop_map(|(workers, budget, soak, more)| {
-        let (rehearse, before_rollout, on_promote, on_failure, canary, confirm_within, max_age) = more;
+        let (rehearse, before_rollout, on_promote, on_failure, canary, confirm_within, max_age, no_orphans) = more;
         Settings {
             workers,
             surge: budget.0,
@@ -429,6 +523,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             canary,
             confirm_within,
             max_age,
+            no_orphans,
             ..Settings::default()
         }
     })
@@ -472,8 +567,14 @@ proptest! {
         let Some(mut world) = World::new(&settings, opening.as_ref()) else { return Ok(()) };
         world.hear(&Event::Start)?;
         for draw in draws {
-            if world.ended {
+            if world.ended && !world.left {
                 break;
+            }
+            if world.left || draw.0 == 253 {
+                if !world.die(draw)? {
+                    return Ok(());
+                }
+                continue;
             }
             let event = world.any(draw);
             world.hear(&event)?;

@@ -20,6 +20,8 @@ use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Mutex;
 
+use common::death::Death;
+use common::fates::deaths;
 use common::rows::Rows;
 use rollout::{
     Action, Command, CommandId, Event, Forget, Memory, ReleaseId, Role, Rollout, Settings, State, Timer, WorkerState,
@@ -37,6 +39,8 @@ struct Alphabet {
     listener: bool,
     /// Workers can outgrow their size.
     outgrown: bool,
+    /// The master can die and another one come, and who waits for a rollout can ask again.
+    deaths: bool,
     /// What is remembered, and what `dir` names, at the start. `None`: nothing is, as at the first start of all.
     opening: Option<(Memory, Option<ReleaseId>)>,
     forget: Forget,
@@ -116,8 +120,13 @@ impl Search {
                     self.check_at_rest(way, &before);
                 }
                 let faults: u8 = if friends == 0 { 0 } else { faults };
-                for (number, event) in events.iter().enumerate() {
-                    let fault = (friends..faulty).contains(&number);
+                // The last fault of all: the master's.
+                let state = &before;
+                let deaths = self.deaths(way, state);
+                let steps = events.iter().map(|event| (state, event));
+                let steps = steps.chain(deaths.iter().map(|death| (&death.next, &death.event)));
+                for (number, (before, event)) in steps.enumerate() {
+                    let fault = (friends..faulty).contains(&number) || number >= events.len();
                     let bounded = self.alphabet.faults != u8::MAX;
                     let faults = faults + u8::from(fault && bounded);
                     if bounded && faults > self.alphabet.faults {
@@ -127,7 +136,7 @@ impl Search {
                     actions.clear();
                     after.step(event.clone(), &mut actions);
                     self.edges += 1;
-                    if let Err(why) = invariant::check(&before, event, &actions, &after) {
+                    if let Err(why) = invariant::check(before, event, &actions, &after) {
                         panic!("{why}\n{}", self.script(way, Some(number as u32)));
                     }
                     // Only then can a power cut leave something new.
@@ -136,7 +145,10 @@ impl Search {
                     {
                         panic!("{why}\n{}", self.script(way, Some(number as u32)));
                     }
-                    self.rows.look(&self.settings, &before, event, &actions, &after);
+                    self.rows.look(&self.settings, before, event, &actions, &after);
+                    if number >= events.len() {
+                        self.rows.died(state, event, &after);
+                    }
                     let ends = actions.iter().any(|a| matches!(a, Action::Exit(_)));
                     let print = if ends { u128::MAX } else { after.fingerprint(self.alphabet.forget) };
                     let new = self.first_ways.len() as u32;
@@ -255,7 +267,16 @@ impl Search {
             }
             events.push(Event::Command { id, command: command.clone() });
         }
+        if self.alphabet.deaths {
+            let run = mind.running().map_or(7, |run| run.id);
+            events.push(Event::Command { id, command: Command::Await { run } });
+        }
         (friends, faulty)
+    }
+
+    /// Every way for the master to die here.
+    fn deaths(&self, way: u32, mind: &Rollout) -> Vec<Death> {
+        if self.alphabet.deaths { deaths(mind, way as usize) } else { Vec::new() }
     }
 
     /// Nothing friendly is left to happen: all is well, and nothing runs.
@@ -345,7 +366,16 @@ impl Search {
         for (number, (way, event)) in steps.into_iter().rev().enumerate() {
             let mut events = Vec::new();
             self.events(way, &mind, &mut events);
-            let mut event = events.swap_remove(event as usize);
+            let mut event = if (event as usize) < events.len() {
+                events.swap_remove(event as usize)
+            } else {
+                let death = self.deaths(way, &mind).swap_remove(event as usize - events.len());
+                text += &format!("\n# The master dies.\nsettings {}\n", invariant::settings(&death.next));
+                text += &format!("memory {}\n", mind.memory());
+                text += &death.dir.map_or_else(String::new, |dir| format!("dir {dir}\n"));
+                mind = death.next;
+                death.event
+            };
             if let Event::Command { id, .. } = &mut event {
                 id.0 = number as u64 + 1;
             }
@@ -390,6 +420,7 @@ fn with(lists: &[&[&str]]) -> Alphabet {
         gone: false,
         listener: false,
         outgrown: false,
+        deaths: false,
         opening: None,
         forget: Forget { history: true, refusals: true, seats: false },
         faults: u8::MAX,
@@ -423,6 +454,12 @@ impl Alphabet {
     /// Also with workers that outgrow their size.
     fn outgrown(mut self) -> Self {
         self.outgrown = true;
+        self
+    }
+
+    /// Also with masters that die.
+    fn deaths(mut self) -> Self {
+        self.deaths = true;
         self
     }
 
@@ -485,6 +522,37 @@ fn houses_of_trust() -> Vec<House> {
     ]
 }
 
+/// The same with masters that die in every state, and others that come after them.
+fn houses_of_deaths() -> Vec<House> {
+    let rolling = with(&[&["phased-restart r1", "phased-restart r2", "abort", "stop"], STEPS]).deaths();
+    let leaves = &["detach", "upgrade", "leave"];
+    let held = &["phased-restart r1 hold", "phased-restart r0", "rollback", "reload-dir r1", "reload-dir r2 explicit"];
+    let trial = |alphabet: Alphabet| alphabet.from("known-good=r0@3 previous=r2 refused=r4 next=5/4", 1);
+    let held = with(&[held, &["abort", "restart 0"]]).history().deaths();
+    let trust = with(&[TRUST, &["abort"]]).history().deaths();
+    let scale = with(&[&["phased-restart r1", "abort"], SCALE]).history().deaths();
+    let hooked = with(&[&["phased-restart r1", "rehearse r1", "abort"], STEPS, leaves]).history().deaths();
+    vec![
+        (3, SURGE_1, "deaths: rolling, one fault", rolling.clone().any_seat().faults(1)),
+        (3, SURGE_2, "deaths: rolling, one fault", rolling.clone().any_seat().faults(1)),
+        (2, SURGE_1, "deaths: rolling, two faults", rolling.clone().history().faults(2)),
+        (2, STOP_FIRST, "deaths: rolling, two faults", rolling.clone().history().faults(2)),
+        (2, "surge=1 soak=0s canary=1", "deaths: rolling, one fault", rolling.clone().history().faults(1)),
+        (2, SURGE_1, "deaths: held, one fault", held.clone().faults(1)),
+        (2, STOP_FIRST, "deaths: held, one fault", held.clone().faults(1)),
+        (2, "surge=1 confirm-within=3600s", "deaths: trust, one fault", trust.clone().faults(1)),
+        (2, SURGE_1, "deaths: releases gone, one fault", rolling.clone().gone().faults(1)),
+        (2, SURGE_1, "deaths: a trial, one fault", trial(rolling.clone()).history().faults(1)),
+        (2, "surge=1 rehearse before-rollout on-promote on-failure", "deaths: hooks, one fault", hooked.faults(1)),
+        (2, "surge=1 max-age=3600s", "deaths: ages, one fault", rolling.clone().outgrown().faults(1)),
+        (1, SURGE_1, "deaths: scaled, one fault", scale.clone().faults(1)),
+        (1, STOP_FIRST, "deaths: scaled, one fault", scale.faults(1)),
+        (1, SURGE_1, "deaths: held, any number of faults", held),
+        (1, "surge=1 confirm-within=3600s", "deaths: trust, any number of faults", trust),
+        (1, "surge=1 no-orphans", "deaths: none are left", with(&[leaves, &["phased-restart r1"]]).deaths().faults(1)),
+    ]
+}
+
 /// What every run of the tests searches. Together: three slots, surge 0 to 2, every outcome and every command.
 fn houses() -> Vec<House> {
     let mut houses = Vec::new();
@@ -501,6 +569,7 @@ fn houses() -> Vec<House> {
         }
     }
     houses.extend(houses_of_trust());
+    houses.extend(houses_of_deaths());
     let scaled = &["scale 0", "scale 1", "scale 2"];
     let all = with(&[ROLL, HOLD, scaled]).history().faults(1);
     houses.push((1, SURGE_2, "all commands, scaled to two, history, one fault", all.clone()));

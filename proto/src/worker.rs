@@ -176,6 +176,25 @@ pub struct BootSpec {
     pub watchdog_ms: Option<u64>,
     /// [`FromWorker::Outgrown`] is told when the app's processes together hold more than this, in bytes.
     pub max_memory: Option<u64>,
+    /// As whom the worker goes on once it has what needs its master's rights, and as whom everything of the release runs.
+    pub user: Option<User>,
+    /// `--umask`.
+    pub umask: Option<u32>,
+}
+
+/// A user, looked up by the master.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// All groups, the one above among them.
+    pub groups: Vec<u32>,
+    /// The name, for messages and the environment.
+    pub name: String,
+    /// The home directory, for the environment.
+    pub home: Bytes,
 }
 
 /// What a worker is for.

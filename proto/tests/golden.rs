@@ -14,7 +14,7 @@ use proto::control::{
 use proto::frame::frame;
 use proto::worker::{
     BootReport, BootSpec, Check, Command, Evidence, ExitReport, ExitStatus, FromWorker, HookCommand, HookSpec,
-    Listener, Orphan, Ready, Stage, Task, ToWorker,
+    Listener, Orphan, Ready, Stage, Task, ToWorker, User,
 };
 use proto::{Hello, Inbox, Incarnation, Phase, Slot, Surge};
 use serde::Serialize;
@@ -109,6 +109,8 @@ fn boot_spec() -> Box<BootSpec> {
         check_timeout_ms: 5000,
         watchdog_ms: Some(10_000),
         max_memory: Some(1 << 30),
+        user: Some(User { uid: 33, gid: 1000, groups: vec![1000, 4], name: "u".into(), home: b"/h".to_vec() }),
+        umask: Some(0o27),
     })
 }
 
@@ -116,7 +118,7 @@ fn boot_spec() -> Box<BootSpec> {
 fn plain_boot_spec() -> Box<BootSpec> {
     let mut spec = boot_spec();
     (spec.task, spec.env_file, spec.before_boot, spec.checks) = (Task::Serve, None, None, Vec::new());
-    (spec.watchdog_ms, spec.max_memory) = (None, None);
+    (spec.watchdog_ms, spec.max_memory, spec.user, spec.umask) = (None, None, None, None);
     spec
 }
 
@@ -259,11 +261,12 @@ messages! { master_to_worker, ToWorker, framed,
     ToWorker::Hello(_) => [ToWorker::Hello(hello()) => "08000000000105302e312e30"]
     ToWorker::Boot(_) => [
         ToWorker::Boot(boot_spec()) => "\
-            69000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
-            d007fb60ea1efb3075022f730274300169042f642f39fb60ea010101042e656e7601016202000168022f70010163fb881301fb102701fc00000040",
+            7a000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
+            d007fb60ea1efb3075022f730274300169042f642f39fb60ea010101042e656e7601016202000168022f70010163fb881301fb102701fc000000400121\
+            fbe80302fbe803040175022f680117",
         ToWorker::Boot(plain_boot_spec()) => "\
-            51000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
-            d007fb60ea1efb3075022f730274300169042f642f39fb60ea0100000000fb88130000",
+            53000000010473686f70010203022f72000203617070022d7801014b0156010468747470085b3a3a315d3a3830fb001002fb\
+            d007fb60ea1efb3075022f730274300169042f642f39fb60ea0100000000fb881300000000",
     ]
     ToWorker::Drain { timeout_ms: _ } => [ToWorker::Drain { timeout_ms: 30_000 } => "0400000002fb3075"]
     ToWorker::Kill => [ToWorker::Kill => "0100000003"]

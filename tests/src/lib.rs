@@ -8,6 +8,7 @@
 //! end or at a gate, always under the one deadline of its site. What is over the deadline panics; a test that panics
 //! shows the trace, the logs and the processes of its site, and nothing of the site outlives its test.
 
+pub mod aftermath;
 pub mod binaries;
 pub mod control;
 pub mod ctl;

@@ -68,6 +68,8 @@ fn systemd_hears_of_every_change() {
     site.deploy("41");
     let mut master = site.master().workers(2).env("NOTIFY_SOCKET", &path).start();
     let said = manager.until("READY=1");
+    let (parked, said): (Vec<_>, Vec<_>) = said.into_iter().partition(|said| said.starts_with("FDSTORE=1\n"));
+    assert_eq!(parked, ["FDSTORE=1\nFDNAME=phased/listen0\nFDPOLL=0\n"], "before it is told that we are ready");
     assert!(said.iter().all(|said| said.contains("STATUS=")), "{said:?}");
     assert!(said[0].contains("STATUS=booting, 0/2 workers"), "{said:?}");
     assert!(said.last().is_some_and(|said| said.contains("STATUS=steady, 2/2 workers on ")), "{said:?}");
@@ -78,6 +80,7 @@ fn systemd_hears_of_every_change() {
     // The app has a notify socket of its own, or none of this would be the master's words.
     master.ctl(&["stop"]).expect(0);
     let said = manager.until("STOPPING=1");
+    assert!(said.contains(&"FDSTOREREMOVE=1\nFDNAME=phased/listen0\n".to_owned()), "{said:?}");
     assert!(!said.iter().any(|said| said.contains("READY=1")), "{said:?}");
     assert!(master.end().success());
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use proto::control::Stats;
 use tests::binaries::binary;
 use tests::master::all_on;
-use tests::{Ctl, Site, control, process};
+use tests::{Ctl, Load, Site, control, process};
 
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
@@ -94,6 +94,30 @@ fn s6_knows_when_the_site_is_up_and_brings_it_down() {
     site.deploy("42");
     run("s6-svc", &["-1"]);
     until(&site, "42 is promoted", |stats| stats.state == "steady" && all_on(stats, "42"));
+
+    // s6 starts the next master after each end that it did not want itself, and that one finds everybody where they were.
+    let stats = control::stats(&site.socket()).expect("stats");
+    let apps = |stats: &Stats| stats.worker_status.iter().map(|worker| worker.app_pid).collect::<Vec<_>>();
+    let (before, address) = (apps(&stats), stats.listeners[0].address.parse().expect("an address"));
+    let load = Load::start(&address);
+    load.more(20);
+    let detach = [binary("ctl").display().to_string(), "--socket".into(), site.socket().display().to_string()];
+    for end in ["kill -9", "detach"] {
+        let master = is("pid");
+        // Each listens first, and returns when the next master is ready.
+        if end == "detach" {
+            let mut command = Command::new("s6-svlisten1");
+            command.args(["-R", "-t", "60000", dir]).args(&detach).arg("detach");
+            Ctl::start(command.env("TEST_SITE", site.root())).end().expect(0);
+        } else {
+            run("s6-svc", &["-wR", "-T", "60000", "-k"]);
+        }
+        assert_ne!(is("pid"), master, "{end}");
+        load.more(20);
+        let stats = control::stats(&site.socket()).expect("stats");
+        assert_eq!(apps(&stats), before, "{end}");
+    }
+    load.finish();
 
     run("s6-svc", &["-wD", "-T", "60000", "-d"]);
     assert_eq!(is("up,exitcode"), "false 0");

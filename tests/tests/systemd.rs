@@ -1,10 +1,13 @@
 //! A site under a real systemd: Debian's, booted in namespaces of its own by `scripts/systemd-box`, with the unit files of
 //! `scripts/systemd`. Where no systemd can be booted, every test here fails and says why.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use tests::binaries::binary;
 use tests::lines::Lines;
 use tests::{Address, Ctl, Load, Output, Site, http, process};
@@ -114,6 +117,27 @@ impl<'a> Systemd<'a> {
         Follow { lines: Lines::read(child.stdout.take().expect("a pipe")), child }
     }
 
+    /// The pids of the apps that serve.
+    fn apps(&self) -> Vec<i32> {
+        let mut pids: Vec<_> = self.site.alive().iter().map(|app| app.pid).collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    /// Ends `ctl` for the site `web` with this.
+    #[track_caller]
+    fn ctl(&self, words: &[&str], code: i32) -> Output {
+        self.run(&[&["ctl", "--socket", "/run/phased/web/web.sock"], words].concat()).expect(code)
+    }
+
+    /// Kills the master of `web`, and waits until systemd has started the next one.
+    fn kill_master(&self, signal: &str) {
+        let follow = self.follow(WEB);
+        let before = self.journal(WEB).lines().count();
+        self.systemctl(&["kill", "--kill-whom=main", "--signal", signal, WEB]);
+        follow.until(self.site, before, "Started ");
+    }
+
     /// Masters, workers and apps that live in here.
     fn left(&self) -> Vec<process::Process> {
         let mut all = process::descendants(self.pid);
@@ -169,6 +193,25 @@ impl Drop for Follow {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Holds back each start of a unit, until it is let.
+struct Door(File);
+
+impl Door {
+    /// The door, and what makes a unit stop at it.
+    fn new(site: &Site) -> (Self, String) {
+        let path = site.root().join("door");
+        mkfifo(&path, Mode::S_IRWXU).expect("a fifo");
+        // Open for both directions: nobody waits for the other side.
+        let file = OpenOptions::new().read(true).write(true).open(&path).expect("the fifo");
+        (Self(file), format!("[Service]\nExecStartPre=/bin/sh -c 'read -r go <{}'\n", path.display()))
+    }
+
+    /// Lets one start through.
+    fn open(&mut self) {
+        self.0.write_all(b"go\n").expect("room in a fifo");
     }
 }
 
@@ -309,13 +352,176 @@ fn the_watchdog_restarts_a_master_that_is_silent() {
     assert!(fed() > before, "never fed");
     assert_eq!(systemd.show(WEB, "NRestarts"), "0");
 
-    let follow = systemd.follow(WEB);
-    let at = follow.until(&site, 0, "Started ");
-    systemd.systemctl(&["kill", "--kill-whom=main", "--signal=STOP", WEB]);
-    let at = follow.until(&site, at, "Watchdog timeout");
-    follow.until(&site, at, "Started ");
+    let apps = systemd.apps();
+    let load = Load::start(&address);
+    load.until("42");
+    systemd.kill_master("STOP");
+    assert!(systemd.journal(WEB).contains("Watchdog timeout"), "{}", systemd.journal(WEB));
     assert_eq!(systemd.show(WEB, "NRestarts"), "1");
-    assert!(http::get(&address, "/").expect("an answer").contains("release=42"));
+    load.more(20);
+    load.finish();
+    assert_eq!(systemd.apps(), apps);
+}
+
+#[test]
+fn masters_come_and_go_and_the_apps_stay() {
+    let Some(site) = site() else { return };
+    let systemd = Systemd::boot(&site, &[]);
+    let address = systemd.configure("web", "");
+    site.release("41", "");
+    site.deploy("41");
+    systemd.systemctl(&["start", WEB]);
+    let apps = systemd.apps();
+    assert_eq!(apps.len(), 2);
+    let load = Load::start(&address);
+    load.more(20);
+    let stays = |what: &str, restarts: &str| {
+        load.more(20);
+        assert_eq!((systemd.apps(), systemd.show(WEB, "ActiveState")), (apps.clone(), "active".into()), "{what}");
+        assert_eq!(systemd.show(WEB, "NRestarts"), restarts, "{what}");
+        systemd.show(WEB, "MainPID")
+    };
+    let first = stays("started", "0");
+    systemd.systemctl(&["restart", WEB]);
+    let second = stays("systemctl restart", "0");
+    assert_ne!(first, second);
+    systemd.kill_master("KILL");
+    let third = stays("killed", "1");
+    assert_ne!(second, third);
+    systemd.ctl(&["upgrade"], 0);
+    assert_eq!(stays("ctl upgrade", "1"), third);
+    let follow = systemd.follow(WEB);
+    let before = systemd.journal(WEB).lines().count();
+    systemd.systemctl(&["kill", "--kill-whom=main", "--signal=USR2", WEB]);
+    follow.until(&site, before, "adopted 2 workers");
+    assert_eq!(stays("USR2", "1"), third);
+
+    // A restart in a rollout leaves it undone.
+    site.release("42", "slot 1 gate boot");
+    site.deploy("42");
+    systemd.systemctl(&["reload", "--no-block", WEB]);
+    site.arrival("boot");
+    systemd.systemctl(&["restart", WEB]);
+    systemd.systemctl(&["is-active", WEB]);
+    site.until_alive(|apps| apps.len() == 2 && apps.iter().all(|app| app.release == "41"));
+    load.more(20);
+    load.finish();
+    systemd.systemctl(&["stop", WEB]);
+    assert_eq!(systemd.left(), []);
+    systemd.run(&["test", "!", "-e", "/run/phased/web"]).expect(0);
+}
+
+#[test]
+fn a_soak_that_was_adopted_is_a_site_that_is_up() {
+    let Some(site) = site() else { return };
+    let systemd = Systemd::boot(&site, &[]);
+    systemd.configure("web", "soak = \"1h\"\n");
+    site.release("41", "");
+    site.release("42", "");
+    site.deploy("41");
+    systemd.systemctl(&["start", WEB]);
+    site.deploy("42");
+    systemd.systemctl(&["reload", "--no-block", WEB]);
+    let follow = systemd.follow(WEB);
+    follow.until(&site, 0, "soaking for 1h");
+    // It returns at once, and not when the soak is over, or the start's time.
+    systemd.kill_master("KILL");
+    assert_eq!(systemd.show(WEB, "ActiveState"), "reloading");
+    systemd.ctl(&["abort"], 0);
+    assert_eq!(systemd.show(WEB, "ActiveState"), "active");
+    site.until_alive(|apps| apps.len() == 2 && apps.iter().all(|app| app.release == "41"));
+}
+
+#[test]
+fn clients_wait_when_everybody_is_killed() {
+    let Some(site) = site() else { return };
+    let (mut door, waits) = Door::new(&site);
+    let systemd = Systemd::boot(&site, &[("phased@web.service", &waits)]);
+    let path = site.root().join("web.http");
+    let address = Address::Unix(path.clone());
+    systemd.write("web", &format!("listen = [\"unix://{}\", \"web=tcp://127.0.0.1:8080\"]\n", path.display()));
+    site.release("41", "");
+    site.deploy("41");
+    door.open();
+    systemd.systemctl(&["start", WEB]);
+    assert_eq!(systemd.show(WEB, "NFileDescriptorStore"), "2");
+    for round in ["41", "42"] {
+        let follow = systemd.follow(WEB);
+        let before = systemd.journal(WEB).lines().count();
+        let everybody = systemd.left();
+        systemd.systemctl(&["kill", "--signal=KILL", WEB]);
+        for process in &everybody {
+            site.until_ended(process.pid);
+        }
+        site.until_alive(<[_]>::is_empty);
+        follow.until(&site, before, "Starting ");
+        // Nobody is there, and nobody is refused.
+        let waiting: Vec<_> = (0..20).map(|_| address.connect().expect("no refusal")).collect();
+        let get = "exec 3<>/dev/tcp/127.0.0.1/8080 && echo connected && \
+                   printf 'GET / HTTP/1.1\\r\\nHost: site\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3";
+        let tcp = Ctl::start(&mut systemd.command(&["bash", "-c", get]));
+        tcp.stdout.wait(0, site.deadline(), |line| line == "connected").expect("no refusal");
+        door.open();
+        for mut stream in waiting {
+            let answer = http::ask(&mut *stream, "/", true).expect("an answer");
+            assert!(answer.status == 200 && answer.body.contains(&format!("release={round}")), "{answer:?}");
+        }
+        assert!(tcp.end().expect(0).stdout.contains(&format!("release={round}")));
+        // It waits for the start that runs.
+        systemd.systemctl(&["start", WEB]);
+        assert_eq!(systemd.show(WEB, "NFileDescriptorStore"), "2");
+        let load = Load::start(&address);
+        site.release("42", "");
+        site.deploy("42");
+        systemd.systemctl(&["reload", WEB]);
+        load.until("42");
+        load.finish();
+    }
+    // Another address, and one that is not wanted any more: what was kept for them is given up.
+    systemd.write("web", "listen = [\"web=tcp://127.0.0.2:8080\"]\n");
+    systemd.systemctl(&["kill", "--signal=KILL", WEB]);
+    door.open();
+    let follow = systemd.follow(WEB);
+    follow.until(&site, 0, "listening on tcp://127.0.0.2:8080");
+    systemd.systemctl(&["start", WEB]);
+    assert_eq!(systemd.show(WEB, "NFileDescriptorStore"), "1");
+    systemd.run(&["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080"]).expect(1);
+    systemd.systemctl(&["stop", WEB]);
+    assert_eq!(systemd.show(WEB, "NFileDescriptorStore"), "0");
+    systemd.run(&["bash", "-c", "exec 3<>/dev/tcp/127.0.0.2/8080"]).expect(1);
+}
+
+#[test]
+fn a_stop_between_two_masters_leaves_the_apps_for_a_while() {
+    let Some(site) = site() else { return };
+    let systemd = Systemd::boot(&site, &[("phased@web.service", "[Service]\nRestartSec=1h\n")]);
+    let address = systemd.configure("web", "");
+    site.release("41", "");
+    site.deploy("41");
+    systemd.systemctl(&["start", WEB]);
+    let apps = systemd.apps();
+    let stop_in_the_pause = || {
+        let follow = systemd.follow(WEB);
+        let before = systemd.journal(WEB).lines().count();
+        systemd.systemctl(&["kill", "--kill-whom=main", "--signal=KILL", WEB]);
+        follow.until(&site, before, "Failed with result 'signal'");
+        systemd.systemctl(&["stop", WEB]);
+        assert_eq!(systemd.show(WEB, "ActiveState"), "inactive");
+        assert_eq!(systemd.apps(), apps);
+    };
+    let load = Load::start(&address);
+    stop_in_the_pause();
+    // A start within --orphan-timeout takes them back.
+    systemd.systemctl(&["start", WEB]);
+    load.more(20);
+    load.finish();
+    assert_eq!(systemd.apps(), apps);
+    // And this, as the unit says, ends them at once.
+    stop_in_the_pause();
+    systemd.systemctl(&["kill", WEB]);
+    site.until_alive(<[_]>::is_empty);
+    systemd.systemctl(&["start", WEB]);
+    assert!(http::get(&address, "/").expect("an answer").contains("release=41"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::door::Door;
 use crate::hook::{self, Hook};
 use crate::notify::Notify;
 use crate::report::Reports;
+use crate::user;
 
 /// What there is when the first process has been made, which waits for its go-byte.
 pub(crate) struct Begun {
@@ -33,13 +34,15 @@ impl Begun {
     /// # Errors
     /// A [`Failure`] of any stage up to `exec`.
     pub(crate) fn new(spec: &BootSpec, since: Instant, reports: &mut Reports) -> Result<Option<Self>, Failure> {
+        let listeners = if is_hook(spec) { Vec::new() } else { boot::listeners(spec)? };
+        // Behind them: what is opened before may get a number that one of them should have.
+        let door = Door::open(spec);
+        // Before anything of the release is looked at.
+        user::change(spec)?;
         reports.send(&FromWorker::Stage(Stage::Directory));
         let dir = boot::enter(spec)?;
         let first = if is_hook(spec) || spec.before_boot.is_some() { Stage::Hook } else { Stage::Exec };
         reports.send(&FromWorker::Stage(first));
-        let listeners = if is_hook(spec) { Vec::new() } else { boot::listeners(spec)? };
-        // Behind them: what is opened before may get a number that one of them should have.
-        let door = Door::open(spec);
         let notify = Notify::open().map_err(|e| Failure::spawn("make the notify socket", e))?;
         let hook = match &spec.task {
             Task::Hook(order) => match hook::instead(spec, order, dir.as_fd(), since)? {

@@ -91,6 +91,11 @@ pub(crate) enum Whose<'a> {
 /// Everything but `--env-file`, Procfile assignments and `--env`, which the caller adds in that order.
 pub(crate) fn build(inherited: impl IntoIterator<Item = (Bytes, Bytes)>, spec: &BootSpec, whose: Whose<'_>) -> Env {
     let mut env = Env(inherited.into_iter().filter(|(key, _)| !is_foreign(key)).collect());
+    if let Some(user) = &spec.user {
+        env.set("HOME", user.home.clone());
+        env.set("USER", user.name.clone());
+        env.set("LOGNAME", user.name.clone());
+    }
     env.set("PWD", spec.release.clone());
     if let Whose::App(notify_socket) = whose {
         if !spec.listeners.is_empty() {
@@ -237,6 +242,21 @@ mod tests {
         }
         assert_eq!(text(&env, "RELEASE_DIR"), "/app/releases/42");
         assert_eq!(text(&env, "PHASED_TOKEN"), "t0k3n");
+    }
+
+    #[test]
+    fn a_user_s_own_variables_are_of_that_user() {
+        let outer =
+            || [("HOME", "/root"), ("USER", "root")].map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec()));
+        let mut order = spec();
+        assert_eq!(text(&build(outer(), &order, Whose::Helper), "HOME"), "/root");
+        let (name, home) = ("shop".into(), b"/srv/shop".to_vec());
+        order.user = Some(proto::worker::User { uid: 1, gid: 1, groups: vec![1], name, home });
+        for whose in [Whose::App(b"0001a"), Whose::Helper] {
+            let env = build(outer(), &order, whose);
+            let values = ["HOME", "USER", "LOGNAME"].map(|key| text(&env, key));
+            assert_eq!(values, ["/srv/shop", "shop", "shop"]);
+        }
     }
 
     #[test]

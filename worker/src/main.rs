@@ -46,6 +46,7 @@ mod syscall;
 mod tail;
 #[cfg(test)]
 mod testing;
+mod user;
 mod watchdog;
 
 use std::ffi::OsString;

@@ -6,6 +6,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -23,6 +24,21 @@ const BATCH: usize = 4096;
 const WAITING: usize = 64 << 10;
 /// A line longer than this is passed on in pieces.
 const LINE: usize = 16 << 10;
+
+/// Where the streams go, opened while that was allowed.
+static KEPT: OnceLock<[Option<OwnedFd>; 2]> = OnceLock::new();
+
+/// Opens anew where the streams go, for later: another user may not.
+pub(crate) fn keep_sinks() {
+    KEPT.get_or_init(|| [1, 2].map(|fd| if let Sink::Own(own) = Sink::open(fd) { Some(own) } else { None }));
+}
+
+/// What [`keep_sinks`] has opened.
+fn kept(fd: RawFd) -> Option<OwnedFd> {
+    let [out, err] = KEPT.get()?;
+    let own = if fd == 1 { out } else { err };
+    own.as_ref()?.try_clone().ok()
+}
 
 /// Both streams of one app, and their tail.
 pub(crate) struct Relay {
@@ -275,6 +291,9 @@ fn batch(waiting: &[u8], most: usize) -> &[u8] {
 
 impl Sink {
     fn open(fd: RawFd) -> Self {
+        if let Some(own) = kept(fd) {
+            return Self::Own(own);
+        }
         let shared = sys::standard(fd);
         let kind = fstat(shared).map(|s| SFlag::from_bits_truncate(s.st_mode) & SFlag::S_IFMT);
         let is_terminal = || std::io::IsTerminal::is_terminal(&shared);

@@ -35,5 +35,7 @@ pub(crate) fn spec() -> BootSpec {
         check_timeout_ms: 5000,
         watchdog_ms: None,
         max_memory: None,
+        user: None,
+        umask: None,
     }
 }

@@ -19,6 +19,9 @@ use crate::scout::Scout;
 use crate::slot::{Code, Role, SlotState, Worker, WorkerState};
 use crate::{Mode, Rollout};
 
+/// What becomes of a rollout that is not finished.
+const UNDONE: RunStage = RunStage::RollingBack(Outcome::Aborted);
+
 /// A worker that has outlived its master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Found {
@@ -73,8 +76,9 @@ impl Rollout {
             out.push(Action::Note(Note::Adopted { serving, ending: found.len() as u32 - serving }));
             self.seat_found(&found, out);
             self.resume_confirm(&memory, confirm_left, out);
-            self.resume_run(memory.run, out);
-            self.put_back_foreign();
+            self.resume_run(memory.run, &found, out);
+            self.one_in_each_slot(out);
+            self.put_back_foreign(out);
             return;
         }
         self.seat_found(&found, out);
@@ -91,19 +95,29 @@ impl Rollout {
         self.refused = memory.refused.clone();
         self.held = memory.held;
         self.confirmed = memory.known_good.is_some();
-        // Without a memory: what most of them run.
+        // Without a memory: what most of them run; what is held only where there is nothing else.
         let most = || {
             let codes = found.iter().filter(|f| f.serves()).map(|f| f.code);
             let count = |code: Code| found.iter().filter(|f| f.serves() && f.code == code).count();
-            codes.min_by_key(|code| (core::cmp::Reverse(count(*code)), *code))
+            codes.min_by_key(|code| (memory.held == Some(*code), core::cmp::Reverse(count(*code)), *code))
         };
-        if let Some(good) = memory.known_good.or_else(most) {
+        // Nothing was known-good when it began: what it is to replace is the next best.
+        let from = memory.run.as_ref().map(|run| run.from);
+        if let Some(good) = memory.known_good.or(from).or_else(most) {
             self.known_good = good;
         }
+        self.held = self.held.filter(|held| *held != self.known_good);
         let good = self.known_good.release;
         self.refused.retain(|r| *r != good);
         self.previous.retain(|r| *r != good);
-        let used = found.iter().map(|f| f.code.phase).chain([self.known_good.phase]).max().unwrap_or(Phase(0));
+        // (What strays say of themselves is only what their environment says.)
+        let used = found
+            .iter()
+            .filter(|f| f.left != Left::Strays)
+            .map(|f| f.code.phase)
+            .chain([self.known_good.phase])
+            .max()
+            .unwrap_or(Phase(0));
         self.next_phase = memory.next_phase.max(used.0.saturating_add(1));
         self.next_run = memory.next_run.max(1);
     }
@@ -135,14 +149,15 @@ impl Rollout {
     fn resume_confirm(&mut self, memory: &Memory, left: Option<Duration>, out: &mut Vec<Action>) {
         self.pending = memory.pending;
         let Some(pending) = self.pending else { return };
-        let left = left.unwrap_or(pending.within);
+        // A clock that was set back gives nobody more time.
+        let left = left.unwrap_or(pending.within).min(pending.within);
         self.unconfirmed = left.is_zero();
         if !left.is_zero() {
             out.push(Action::Arm(Timer::Confirm, left));
         }
     }
 
-    fn resume_run(&mut self, run: Option<Box<RunMemory>>, out: &mut Vec<Action>) {
+    fn resume_run(&mut self, run: Option<Box<RunMemory>>, found: &[Found], out: &mut Vec<Action>) {
         let Some(run) = run else { return };
         // The way back from what nobody has confirmed begins anew; a `restart` has nothing to undo but an end.
         let by_itself = run.kind == Kind::Rollback && self.pending.is_some_and(|p| p.back == run.to.release);
@@ -151,13 +166,21 @@ impl Rollout {
         }
         let of_it = |w: &&Worker| w.state == WorkerState::Ready && w.code == run.to && !w.stale;
         let through: Vec<Slot> = self.workers.values().filter(of_it).map(|w| w.slot).collect();
-        let all = run.kind != Kind::Restart && self.slot_numbers().all(|s| through.contains(&s));
-        let back_from_held = run.kind == Kind::Rollback && run.to.release == self.known_good.release;
-        let stage = match (all, back_from_held) {
-            (_, true) => RunStage::RollingBack(Outcome::Promoted),
-            (true, _) => RunStage::Rolling,
-            _ => RunStage::RollingBack(Outcome::Aborted),
+        // Also in slots that are no more: what was not through there has not been watched.
+        let lost = found.iter().filter(|f| f.serves() && self.slot(f.slot).is_none()).all(|f| f.code == run.to);
+        let all = run.finish && lost && self.slot_numbers().all(|s| through.contains(&s));
+        let back_from_held = run.kind == Kind::Rollback && run.to == run.from;
+        let stage = match run.kind {
+            Kind::Restart | Kind::Rehearsal => UNDONE,
+            // It was decided, and only what it had replaced was left to drain.
+            _ if self.held == Some(run.to) => RunStage::Draining(Outcome::Held),
+            _ if back_from_held => RunStage::RollingBack(Outcome::Promoted),
+            _ if self.known_good == run.to => RunStage::Draining(Outcome::Promoted),
+            _ if all => RunStage::Rolling,
+            _ => UNDONE,
         };
+        let undone = stage == UNDONE;
+        let tried = run.kind != Kind::Restart && (undone || stage == RunStage::Rolling);
         out.push(Action::Began {
             id: run.id,
             kind: run.kind,
@@ -165,23 +188,14 @@ impl Rollout {
             to: run.to.release,
             phase: run.to.phase,
         });
-        for worker in self.workers.values_mut() {
-            if worker.state == WorkerState::Ready && worker.code == run.to && !back_from_held {
-                worker.run = Some(run.id);
-            }
+        let candidate = |w: &Worker| w.state == WorkerState::Ready && w.code == run.to;
+        if tried {
+            self.workers.values_mut().filter(|w| candidate(w)).for_each(|w| w.run = Some(run.id));
         }
-        let foreign = run.to.release != self.known_good.release;
-        let mut put_back = 0;
-        if stage != RunStage::Rolling {
-            for slot in through.iter().filter(|_| foreign) {
-                if let Some(state) = self.slot_mut(*slot) {
-                    put_back += u32::from(!core::mem::replace(&mut state.put_back, true));
-                }
-            }
-        }
-        if stage == RunStage::RollingBack(Outcome::Aborted) {
-            out.push(Action::Note(Note::Interrupted { to: run.to.release, put_back }));
-        }
+        // Whatever drains there is waited for.
+        let decided = matches!(stage, RunStage::Draining(_));
+        let touched = self.workers.values().filter(|w| decided || w.code == run.to).map(|w| w.slot);
+        let touched = touched.filter(|s| self.slot(*s).is_some()).collect();
         self.mode = Mode::Running(Run {
             id: run.id,
             kind: run.kind,
@@ -200,7 +214,7 @@ impl Rollout {
             paused: false,
             soaked: false,
             only: None,
-            touched: through.into_iter().filter(|s| self.slot(*s).is_some()).collect(),
+            touched,
             failed: None,
             by_itself,
             command: None,
@@ -210,20 +224,51 @@ impl Rollout {
         });
     }
 
+    /// The last master may have died before it ended what was replaced: the one stays that is to serve there.
+    fn one_in_each_slot(&mut self, out: &mut Vec<Action>) {
+        let wanted = self.run().filter(|run| run.stage != UNDONE).map(|run| run.to);
+        let wanted = wanted.or(self.held).unwrap_or(self.known_good);
+        for slot in self.slot_numbers() {
+            let rank = |id: Incarnation, w: &Worker| {
+                let good = w.code.release == self.known_good.release;
+                (!w.stale, w.code == wanted, w.code.release == wanted.release, good, !self.is_candidate(w), id)
+            };
+            let ready = self.living(slot).filter(|(_, w)| w.state == WorkerState::Ready);
+            let mut ready: Vec<_> = ready.map(|(id, w)| rank(id, w)).collect();
+            ready.sort_unstable();
+            ready.pop();
+            for (.., id) in ready {
+                self.end(id, out);
+            }
+        }
+    }
+
     /// Whatever serves without anybody's trust gives way to the known-good release.
-    fn put_back_foreign(&mut self) {
-        let trying = self.trying();
+    fn put_back_foreign(&mut self, out: &mut Vec<Action>) {
+        let stage = self.run().map(|run| run.stage);
+        let mut put_back = 0;
         for slot in self.slot_numbers() {
             let foreign = self.living(slot).any(|(_, w)| {
-                let candidate = trying && self.is_candidate(w);
-                let held = self.held.is_some_and(|held| held.release == w.code.release);
+                let release = w.code.release;
+                let held = self.held.is_some_and(|held| held.release == release);
+                // `reload-dir` leaves alone what was known-good before it; a promotion does not.
+                let before = self.previous.contains(&release) && !self.refused.contains(&release);
+                let before = before && !matches!(stage, Some(RunStage::Draining(Outcome::Promoted)));
                 // The way back that begins next brings it anyway.
-                let back = self.unconfirmed && self.pending.is_some_and(|p| p.back == w.code.release);
-                w.code.release != self.known_good.release && !held && !back && !candidate && !self.is_fallback(w)
+                let back = self.unconfirmed && self.pending.is_some_and(|p| p.back == release);
+                let stays = match self.is_candidate(w) {
+                    true => stage != Some(UNDONE),
+                    false => held || before || back || self.is_fallback(w),
+                };
+                release != self.known_good.release && !stays
             });
             if foreign && let Some(state) = self.slot_mut(slot) {
                 state.put_back = true;
+                put_back += 1;
             }
+        }
+        if let Some(run) = self.run().filter(|run| run.stage == UNDONE) {
+            out.push(Action::Note(Note::Interrupted { to: run.to.release, put_back }));
         }
     }
 }

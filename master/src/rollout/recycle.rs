@@ -8,7 +8,7 @@ use proto::{Incarnation, Slot};
 use crate::action::{Action, Note};
 use crate::event::Timer;
 use crate::policy::RECYCLE_AGAIN;
-use crate::slot::{Role, WorkerState};
+use crate::slot::{Role, Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 impl Rollout {
@@ -58,7 +58,9 @@ impl Rollout {
 
     /// The one that was to replace a worker did not boot: the old one stays, and is tried again later.
     pub(crate) fn recycle_failed(&mut self, id: Incarnation, slot: Slot, out: &mut Vec<Action>) -> bool {
-        let old = self.living(slot).find(|(_, w)| w.due && w.state == WorkerState::Ready).map(|(id, _)| id);
+        // One whose socket was lost meanwhile has to go all the same, and the slot waits as ever.
+        let stays = |w: &Worker| w.due && !w.stale && w.state == WorkerState::Ready;
+        let old = self.living(slot).find(|(_, w)| stays(w)).map(|(id, _)| id);
         let Some(old) = old else { return false };
         self.stop_recycling(slot);
         if let Some(worker) = self.workers.get_mut(&old) {

@@ -4,7 +4,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::action::{Action, Answer, Kind, Note, Reason};
+use crate::action::{Action, Answer, Kind, Note, Outcome, Reason};
 use crate::event::{CommandId, ReleaseId, Timer};
 use crate::memory::{Memory, Pending, RunMemory};
 use crate::policy::REMEMBERED;
@@ -197,7 +197,7 @@ impl Rollout {
 impl Run {
     /// Whether it goes on towards its end, and nobody has asked for anything else.
     fn finishes(&self) -> bool {
-        !self.paused && !matches!(self.stage, RunStage::RollingBack(_) | RunStage::GivingUp)
+        !self.paused && !matches!(self.stage, RunStage::RollingBack(Outcome::Aborted) | RunStage::GivingUp)
     }
 
     pub(crate) fn memory(&self) -> RunMemory {

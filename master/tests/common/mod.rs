@@ -1,3 +1,5 @@
 //! What several tests of the mind share.
 
+pub(crate) mod death;
+pub(crate) mod fates;
 pub(crate) mod rows;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use rollout::{
-    Action, Answer, Command, CommandId, END_TIMEOUT, Ended, Event, Exit, Incarnation, Kind, Note, Outcome, Reason,
-    Role, Rollout, RunStage, ScaleTo, Settings, SlotView, State, Surge, Timer, Worker, WorkerState, invariant,
+    Action, Answer, Command, CommandId, END_TIMEOUT, Ended, Event, Exit, Found, Incarnation, Kind, Left, Note, Outcome,
+    Reason, Role, Rollout, RunStage, ScaleTo, Settings, SlotView, State, Surge, Timer, Worker, WorkerState, invariant,
 };
 
 /// What must be met at least once, row by row. The first word names the row.
-pub(crate) const MUST: [&str; 106] = [
+pub(crate) const MUST: [&str; 135] = [
     "ends: the soak is over while something drains",
     "ends: when the last one is gone",
     "busy: phased-restart during a rollout",
@@ -115,6 +115,35 @@ pub(crate) const MUST: [&str; 106] = [
     "if-new: nothing new",
     "if-new: refused before",
     "refused before: tried again",
+    "adopted: as it was",
+    "adopted: a rollout is undone",
+    "adopted: a rollout that was aborted is not finished",
+    "adopted: a paused rollout is undone",
+    "adopted: a rollout finishes",
+    "adopted: a rollout was decided",
+    "adopted: a restart ends",
+    "adopted: the way back from held goes on",
+    "adopted: held",
+    "adopted: waits for a confirm",
+    "adopted: not confirmed in time",
+    "adopted: the way back begins anew",
+    "adopted: unfit ones are replaced",
+    "adopted: unfit ones stop first",
+    "adopted: a trial or first start is over",
+    "adopted: strays",
+    "adopted: too many in a slot",
+    "adopted: too many slots",
+    "adopted: missing",
+    "adopted: nothing serves, a cold start",
+    "await: until the end",
+    "await: does not run",
+    "leave: detach",
+    "leave: upgrade",
+    "leave: at once",
+    "leave: busy with a rollout",
+    "leave: busy with the first start",
+    "leave: busy with a hook",
+    "leave: nobody may be left",
 ];
 
 /// How often each was met.
@@ -186,11 +215,100 @@ impl Rows {
         }
         if let Event::Command { command, .. } = event {
             self.commanded(before, command, actions, after);
+            self.left(before, command, actions);
+        }
+        if let Event::Adopt { found, .. } = event {
+            self.adopted(found, actions, after);
+            return;
         }
         self.trusted(before, event, actions, after);
         let soak = matches!(event, Event::Fired(Timer::Soak));
         let drains = matches!(after.running().map(|r| r.stage), Some(RunStage::Draining(_)));
         self.met_if(soak && drains, "ends: the soak is over while something drains");
+    }
+
+    /// What a master that has found workers makes of them; the memory is what it has written.
+    fn adopted(&mut self, found: &[Found], actions: &[Action], after: &Rollout) {
+        let left = |left| found.iter().any(|f| f.left == left);
+        let noted = |wanted: fn(&Note) -> bool| actions.iter().any(|a| matches!(a, Action::Note(n) if wanted(n)));
+        self.met_if(left(Left::Strays), "adopted: strays");
+        if !noted(|n| matches!(n, Note::Adopted { .. })) {
+            return self.met_if(!found.is_empty(), "adopted: nothing serves, a cold start");
+        }
+        let nothing = !actions.iter().any(|a| matches!(a, Action::Spawn { .. } | Action::Drain { .. }));
+        self.met_if(nothing && after.running().is_none(), "adopted: as it was");
+        self.met_if(after.held().is_some(), "adopted: held");
+        let confirm = actions.iter().any(|a| matches!(a, Action::Arm(Timer::Confirm, _)));
+        self.met_if(confirm, "adopted: waits for a confirm");
+        self.met_if(noted(|n| matches!(n, Note::Unconfirmed(_))), "adopted: not confirmed in time");
+        for action in actions {
+            match action {
+                Action::Drain { worker, .. } => {
+                    let Some(drained) = found.iter().find(|f| f.worker == *worker) else { continue };
+                    let slot = after.slots().any(|s| s.slot == drained.slot);
+                    let alone = found.iter().filter(|f| f.slot == drained.slot).count() == 1;
+                    self.met_if(slot && !alone, "adopted: too many in a slot");
+                    self.met_if(!slot, "adopted: too many slots");
+                    self.met_if(slot && alone && drained.left == Left::Unfit, "adopted: unfit ones stop first");
+                }
+                Action::Spawn { slot, role: Role::Serve, .. } => {
+                    let here = |f: &&Found| f.slot == *slot && !matches!(f.left, Left::Ending | Left::Strays);
+                    match found.iter().find(here) {
+                        None => self.met("adopted: missing"),
+                        Some(f) => self.met_if(f.left == Left::Unfit, "adopted: unfit ones are replaced"),
+                    }
+                }
+                _ => {}
+            }
+        }
+        let Some(run) = after.running() else { return };
+        match run.stage {
+            RunStage::RollingBack(Outcome::Promoted) => self.met("adopted: the way back from held goes on"),
+            RunStage::RollingBack(_) if run.kind == Kind::Restart => self.met("adopted: a restart ends"),
+            RunStage::RollingBack(_) => self.met("adopted: a rollout is undone"),
+            RunStage::Draining(_) => self.met("adopted: a rollout was decided"),
+            RunStage::Soaking => self.met("adopted: a rollout finishes"),
+            _ => {}
+        }
+    }
+
+    /// What becomes of the state that a master leaves behind when it dies: `next` is the one that comes after it.
+    pub(crate) fn died(&mut self, before: &Rollout, event: &Event, next: &Rollout) {
+        let Event::Adopt { found, .. } = event else { return };
+        let serves = |f: &&Found| f.left == Left::Serving;
+        let starting = before.state() == State::Booting && found.iter().any(|f| serves(&f));
+        self.met_if(starting, "adopted: a trial or first start is over");
+        let (Some(was), Some(now)) = (before.running(), next.running()) else { return };
+        let through = found.iter().filter(serves).filter(|f| f.code == was.to).count();
+        let undone = now.id == was.id && now.stage == RunStage::RollingBack(Outcome::Aborted);
+        let all = undone && was.kind != Kind::Restart && through >= next.slots().count();
+        self.met_if(all && before.state() == State::RollingBack, "adopted: a rollout that was aborted is not finished");
+        self.met_if(undone && before.detail() == Some("paused"), "adopted: a paused rollout is undone");
+        let anew = now.id != was.id && was.kind == Kind::Rollback && now.kind == Kind::Rollback;
+        self.met_if(anew, "adopted: the way back begins anew");
+    }
+
+    fn left(&mut self, before: &Rollout, command: &Command, actions: &[Action]) {
+        let refused = actions.iter().find_map(|a| match a {
+            Action::Reply { answer: Answer::Refused(reason), .. } => Some(reason),
+            _ => None,
+        });
+        match (command, refused) {
+            (Command::Detach, None) => self.met("leave: detach"),
+            (Command::Upgrade, None) => self.met("leave: upgrade"),
+            (Command::Leave, None) => self.met_if(before.running().is_some(), "leave: at once"),
+            (Command::Detach | Command::Upgrade, Some(Reason::BusyRollout { .. })) => {
+                self.met("leave: busy with a rollout");
+            }
+            (Command::Detach | Command::Upgrade, Some(Reason::BusyStarting)) => {
+                self.met("leave: busy with the first start");
+            }
+            (Command::Detach | Command::Upgrade, Some(Reason::BusyHook)) => self.met("leave: busy with a hook"),
+            (Command::Detach | Command::Upgrade, Some(Reason::NoOrphans)) => self.met("leave: nobody may be left"),
+            (Command::Await { .. }, None) => self.met("await: until the end"),
+            (Command::Await { .. }, Some(Reason::NotRunning(_))) => self.met("await: does not run"),
+            _ => {}
+        }
     }
 
     fn refused(&mut self, before: &Rollout, event: &Event, reason: &Reason) {

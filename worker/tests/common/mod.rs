@@ -80,6 +80,8 @@ pub fn spec(release: &Release, words: &[&str], listeners: &[&TcpListener]) -> Bo
         check_timeout_ms: 5000,
         watchdog_ms: None,
         max_memory: None,
+        user: None,
+        umask: None,
     })
 }
 

@@ -203,17 +203,25 @@ fn check_ready(serving: &[Found], actions: &[Action], after: &Rollout) -> Result
 /// P5: what was trusted is, and nothing else is begun with.
 fn check_trust(memory: &Memory, serving: &[Found], actions: &[Action], after: &Rollout) -> Result<(), String> {
     let good = after.known_good;
-    if memory.known_good.is_some_and(|k| k != good) {
+    let finished = memory.run.as_deref().filter(|run| {
+        let promoted = actions.contains(&Action::Note(Note::Promoted(run.to.release)));
+        promoted && matches!(verdict(memory, run, serving, after), Verdict::Finish)
+    });
+    if finished.map(|run| run.to).or(memory.known_good).is_some_and(|k| k != good) {
         return Err(format!("P5: {good} is known-good now"));
     }
-    if memory.known_good.is_none() {
+    if finished.is_none() && memory.known_good.is_none() {
         let run = memory.run.as_ref().map(|r| r.from);
         if run.is_some_and(|from| from != good) || (run.is_none() && !serving.iter().any(|f| f.code == good)) {
             return Err(format!("P5: nobody has trusted {good}"));
         }
     }
     // One that nobody has confirmed in time takes what is held with it.
-    if memory.held != after.held && !after.unconfirmed {
+    let all_there_is = memory.known_good.is_none() && memory.held == Some(good);
+    // A rollout without a soak may be over in this step, and takes its place.
+    let over = memory.run.as_deref().filter(|run| matches!(verdict(memory, run, serving, after), Verdict::Finish));
+    let replaced = over.is_some_and(|run| after.held.is_none_or(|held| held == run.to));
+    if memory.held != after.held && !after.unconfirmed && !all_there_is && !replaced {
         return Err(String::from("P7: what is held is not what was"));
     }
     let kept = memory.refused.iter().all(|r| *r == good.release || after.refused.contains(r));
@@ -308,6 +316,7 @@ fn check_run(memory: &Memory, serving: &[Found], actions: &[Action], after: &Rol
     Ok(())
 }
 
+/// What is to become of a rollout.
 enum Verdict {
     Decided(Outcome),
     Finish,
@@ -319,10 +328,12 @@ fn verdict(memory: &Memory, run: &RunMemory, serving: &[Found], after: &Rollout)
     match run.kind {
         Kind::Restart | Kind::Rehearsal => return Verdict::Undo,
         Kind::PhasedRestart if is(memory.held) => return Verdict::Decided(Outcome::Held),
-        // Also the way back from what was held.
+        // The way back from what was held.
+        Kind::Rollback if run.from == run.to => return Verdict::Decided(Outcome::Promoted),
         _ if is(memory.known_good) => return Verdict::Decided(Outcome::Promoted),
         _ => {}
     }
     let through = |slot| serving.iter().any(|f| f.slot == slot && f.left == Left::Serving && f.code == run.to);
-    if run.finish && after.slot_numbers().all(through) { Verdict::Finish } else { Verdict::Undo }
+    let lost = serving.iter().filter(|f| after.slot(f.slot).is_none()).all(|f| f.code == run.to);
+    if run.finish && lost && after.slot_numbers().all(through) { Verdict::Finish } else { Verdict::Undo }
 }

@@ -85,7 +85,13 @@ pub(super) fn check_concluded(
     // What comes next may begin in the same step, and with surge 0 by ending somebody.
     let serves = |s| {
         let ready = |r: &Rollout| r.living(s).any(|(_, w)| w.state == WorkerState::Ready && w.code == to);
-        ready(before) || ready(after)
+        // With no soak it may have become ready in this very step.
+        let now = |w: &Worker| w.slot == s && w.code == to;
+        let became = actions.iter().any(|a| match a {
+            Action::Note(Note::SlotReady { worker, .. }) => after.workers.get(worker).is_some_and(now),
+            _ => false,
+        });
+        ready(before) || ready(after) || became
     };
     let Some(run) = before.run() else {
         return match after.slot_numbers().all(serves) {

@@ -62,7 +62,7 @@ pub(super) fn check_scouts(before: &Rollout, event: &Event, actions: &[Action], 
     }
     if let Some(start) = after.starting()
         && !start.scout.is_through()
-        && after.workers.values().any(serves)
+        && after.workers.values().any(|w| serves(w) && w.state != WorkerState::Draining)
     {
         return Err(String::from("P4: a slot starts before everything has been found out"));
     }

@@ -48,7 +48,7 @@ fn usual(id: u64, kind: Kind, from: Code, to: Code) -> RunMemory {
     }
 }
 
-/// A rollout's options, where they are not the usual ones.
+/// A rollout's options that the next master goes by, where they are not the usual ones.
 fn options(run: &RunMemory, known_good: Option<Code>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let usual = usual(run.id, run.kind, known_good.unwrap_or(run.to), run.to);
     for (word, is) in [("hold", run.hold), ("undo", !run.finish)] {
@@ -62,15 +62,11 @@ fn options(run: &RunMemory, known_good: Option<Code>, f: &mut fmt::Formatter<'_>
     if run.surge != usual.surge {
         write!(f, ",surge={}", run.surge)?;
     }
-    for (word, n) in [("max-unavailable", run.max_unavailable), ("canary", run.canary)] {
-        if n != 0 {
-            write!(f, ",{word}={n}")?;
-        }
+    if run.max_unavailable != usual.max_unavailable {
+        write!(f, ",max-unavailable={}", run.max_unavailable)?;
     }
-    for (word, time) in [("soak", run.soak), ("canary-soak", run.canary_soak)] {
-        if time != usual.soak {
-            write!(f, ",{word}={}", Time(time))?;
-        }
+    if run.soak != usual.soak {
+        write!(f, ",soak={}", Time(run.soak))?;
     }
     run.confirm_within.map_or(Ok(()), |time| write!(f, ",confirm-within={}", Time(time)))
 }
@@ -143,8 +139,6 @@ impl FromStr for Memory {
                             Some(("surge", n)) => run.surge = n.parse()?,
                             Some(("max-unavailable", n)) => run.max_unavailable = number(n)?,
                             Some(("soak", d)) => run.soak = time(d)?,
-                            Some(("canary", n)) => run.canary = number(n)?,
-                            Some(("canary-soak", d)) => run.canary_soak = time(d)?,
                             Some(("confirm-within", d)) => run.confirm_within = Some(time(d)?),
                             _ => return Err(format!("'{word}' is nothing of a rollout")),
                         }
