@@ -211,6 +211,8 @@ impl Listener {
             let path = storage.as_unix_addr().and_then(UnixAddr::path);
             let path = path.ok_or_else(|| anyhow!("LISTEN_FDS: neither a TCP socket nor one with a path"))?;
             self.place = Place::Unix { path: path.to_owned(), mode: None, group: None };
+        } else if matches!(self.place, Place::Tcp(_)) {
+            bail!("it is no TCP socket");
         }
         Ok(())
     }

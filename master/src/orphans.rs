@@ -30,7 +30,7 @@ use proto::{CodecError, Inbox, Incarnation};
 use crate::{sys, timers};
 
 /// How long workers may take to answer, all together. They do nothing else meanwhile.
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(5);
 /// The most sockets that one message can bring (`SCM_MAX_FD`).
 const MOST_SOCKETS: usize = 253;
 

@@ -273,3 +273,50 @@ fn other_addresses_are_served_by_other_workers() {
     assert!(site.fewest_serving(2) >= 2, "P2: {:#?}", site.history());
     assert!(next.get("/").contains("41"));
 }
+
+#[test]
+fn an_upgrade_takes_sockets_by_their_address_and_not_by_their_place() {
+    let site = Site::new();
+    site.release("41", "");
+    site.deploy("41");
+    let one = format!("unix://{}/one.sock", site.root().display());
+    let config = site.root().join("phased.toml");
+    let listen = |addresses: &[&str]| fs::write(&config, format!("listen = {addresses:?}\n")).expect("written");
+    listen(&[&one]);
+    let options = ["--config", config.to_str().expect("a path")];
+    let master = site.master().workers(2).listen(&[]).options(&options).start();
+    master.until_state("steady");
+    let load = Load::start(&one.parse().expect("an address"));
+    load.more(20);
+    // What was the first one is the second one now.
+    listen(&["tcp://127.0.0.1:0", &one]);
+    master.ctl(&["upgrade"]).expect(0);
+    let stats = tests::control::stats(&site.socket()).expect("stats");
+    let addresses: Vec<&str> = stats.listeners.iter().map(|listener| listener.address.as_str()).collect();
+    assert!(addresses[0].starts_with("tcp://127.0.0.1:") && addresses[1] == one, "{addresses:?}");
+    assert!(tests::http::get(&addresses[0].parse().expect("an address"), "/").expect("an answer").contains("41"));
+    load.more(20);
+    load.finish();
+}
+
+#[test]
+fn an_upgrade_that_could_not_work_is_refused_and_nothing_happens() {
+    let site = Site::new();
+    site.release("41", "");
+    site.deploy("41");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = format!("tcp://{}", taken.local_addr().expect("an address"));
+    let config = site.root().join("phased.toml");
+    // The command line would win over the file.
+    let options = ["--config", config.to_str().expect("a path")];
+    fs::write(&config, "listen = ['tcp://127.0.0.1:0']").expect("written");
+    let master = site.master().workers(1).listen(&[]).options(&options).start();
+    master.until_state("steady");
+    let apps = master.app_pids();
+    for (text, said) in [("soak = 'many'".to_owned(), "soak"), (format!("listen = ['{taken}']"), "address in use")] {
+        fs::write(&config, text).expect("written");
+        let output = master.ctl(&["upgrade"]).expect(1);
+        assert!(output.stderr.contains(said), "{said}: {}", output.stderr);
+        assert_eq!((master.app_pids(), master.stats().pid as i32), (apps.clone(), master.pid()));
+    }
+}

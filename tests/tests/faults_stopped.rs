@@ -120,9 +120,9 @@ fn a_worker_while_its_master_dies() {
     let asked = [site.arrival("answer"), site.arrival("answer")];
     kill(&master);
     process::signal(stopped, Signal::SIGSTOP);
-    let next = site.master().workers(2).start();
-    next.until_log("does not answer: killed");
-    site.until_ended(stopped);
+    // It is replaced, told to end, and killed when it does not; its app finishes what it has.
+    let next = site.master().workers(2).options(&["--drain-timeout", "1s"]).start();
+    next.until_log("does not answer, and is replaced");
     next.until("its slot is filled", |stats| {
         ready(stats).len() == 2
             && stats.worker_status.iter().filter(|w| w.booted).filter_map(app_pid).all(|pid| pid != app)
@@ -131,6 +131,7 @@ fn a_worker_while_its_master_dies() {
     for client in clients {
         assert_eq!(client.join().expect("a client").expect("an answer"), "release=41 gate=answer\n");
     }
+    site.until_ended(stopped);
     site.until_ended(app);
     assert_eq!(settled(&next).0, "41");
     assert!(next.app_pids().contains(&other), "the other one was adopted");
