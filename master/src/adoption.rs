@@ -14,7 +14,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::Uid;
 use proto::worker::ToWorker;
 use proto::{Hello, Incarnation, Phase, Slot};
-use rollout::{Code, Event, Found, Left, Role};
+use rollout::{Code, Event, Found, Left, MAX_WORKERS, Role};
 
 use crate::address::Address;
 use crate::child::{Child, Seat};
@@ -179,11 +179,11 @@ fn strays(site: &Site, alive: &BTreeSet<Incarnation>) -> Vec<Stray> {
         if alive.contains(&id) || found.iter().any(|stray| stray.id == id) {
             continue;
         }
-        let number = |name: &str| variable(pid, name).and_then(|value| value.parse().ok()).unwrap_or_default();
+        let number = |name: &str| variable(pid, name).and_then(|value| value.parse::<u32>().ok()).unwrap_or_default();
         found.push(Stray {
             led_by: worker_of(pid),
             id,
-            slot: Slot(number("WORKER_INDEX")),
+            slot: Slot(number("WORKER_INDEX").min(MAX_WORKERS - 1)),
             phase: Phase(number("WORKER_PHASE")),
             release: variable(pid, "RELEASE_DIR").map(OsString::from).unwrap_or_default().into(),
         });

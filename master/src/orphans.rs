@@ -26,11 +26,14 @@ use nix::sys::stat::Mode;
 use nix::unistd::Uid;
 use proto::worker::{FromWorker, Orphan};
 use proto::{CodecError, Inbox, Incarnation};
+use rollout::MAX_WORKERS;
 
 use crate::{sys, timers};
 
 /// How long workers may take to answer, all together. They do nothing else meanwhile.
 const ANSWER: Duration = Duration::from_secs(5);
+/// A number that no incarnation reaches.
+pub(crate) const FAR: u64 = 1 << 48;
 /// The most sockets that one message can bring (`SCM_MAX_FD`).
 const MOST_SOCKETS: usize = 253;
 
@@ -114,7 +117,9 @@ pub(crate) fn meet(control: &Path, site: &str) -> Result<Vec<Met>> {
         let Asked { pid, pidfd, stream, inbox, sockets, understands, facts, .. } = one;
         // Whoever lives and does not answer is found by its app (see [`crate::adoption`]).
         let (Some(understands), Some(facts)) = (understands, facts) else { continue };
-        if facts.site != site {
+        // No worker of ours has such a number; whoever says so is not to be believed in anything.
+        let absurd = facts.incarnation.0 >= FAR || facts.slot.0 >= MAX_WORKERS;
+        if facts.site != site || absurd {
             strangers += 1;
             continue;
         }

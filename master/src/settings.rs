@@ -131,7 +131,7 @@ impl Site {
     pub(crate) fn incarnation(&self, token: &str) -> Option<Incarnation> {
         let number = token.strip_prefix(&self.mark)?.strip_prefix('-')?.parse().ok();
         // Nobody has ever counted so far.
-        number.filter(|number| *number < 1 << 48).map(Incarnation)
+        number.filter(|number| *number < crate::orphans::FAR).map(Incarnation)
     }
 
     pub(crate) fn socket_bytes(&self) -> Vec<u8> {

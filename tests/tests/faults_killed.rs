@@ -46,8 +46,11 @@ fn disturbed(victim: Victim, count: usize) -> Option<()> {
         if last == OVER {
             return None;
         }
-        kill(&master, victim, pid);
-        Some(over.join().expect("ctl"))
+        let killed = kill(&master, victim, pid);
+        let code = over.join().expect("ctl");
+        // What follows from the death of a worker begins when the master has seen it.
+        master.until("its death is seen", |stats| stats.worker_status.iter().all(|w| w.pid != Some(killed as u32)));
+        Some(code)
     })?;
     let (release, stats) = settled(&master);
     load.more(20);
@@ -68,13 +71,15 @@ fn disturbed(victim: Victim, count: usize) -> Option<()> {
     Some(())
 }
 
-fn kill(master: &Master<'_>, victim: Victim, ctl: i32) {
+fn kill(master: &Master<'_>, victim: Victim, ctl: i32) -> i32 {
     let mut workers = master.stats().worker_status;
     workers.sort_by_key(|worker| worker.incarnation);
     let worker = if victim == Victim::Oldest { workers.first() } else { workers.last() };
     let worker = worker.and_then(|worker| worker.pid).map(|pid| pid as i32);
     let pid = if victim == Victim::Ctl { Some(ctl) } else { worker };
-    process::signal(pid.expect("somebody"), Signal::SIGKILL);
+    let pid = pid.expect("somebody");
+    process::signal(pid, Signal::SIGKILL);
+    pid
 }
 
 fn everywhere(victim: Victim) {

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -313,9 +314,9 @@ fn lie(random: &mut Random, facts: &Orphan) -> Orphan {
     let incarnation = Incarnation(1000 + random.below(1000) as u64);
     let mut facts = Orphan { app_pid: None, incarnation, ..facts.clone() };
     match random.below(8) {
-        0 => facts.slot = Slot([0, 2, 70_000][random.below(3)]),
+        0 => facts.slot = Slot([0, 2, 70_000, u32::MAX][random.below(4)]),
         // Nobody else's: it would be taken for that one.
-        1 => facts.incarnation = Incarnation([0, 1 << 40][random.below(2)]),
+        1 => facts.incarnation = Incarnation([0, 1 << 40, u64::MAX][random.below(3)]),
         2 => facts.phase = Phase(u32::MAX),
         3 => facts.release = random.bytes(40),
         4 => facts.listeners.clear(),
@@ -372,4 +373,41 @@ fn workers_that_lie() {
     }
     load.finish();
     assert_eq!(json!(site.boots("41")), json!(2));
+}
+
+#[test]
+fn a_worker_of_another_protocol_is_replaced_before_it_is_ended() {
+    let site = Site::new();
+    let master = site.steady("41", "", 2);
+    let workers: Vec<i32> = master.stats().worker_status.iter().filter_map(|w| w.pid).map(|pid| pid as i32).collect();
+    let (apps, load) = (master.app_pids(), Load::start(&master.address()));
+    load.more(10);
+    orphan(&site, &master);
+    let doors = doors(&site);
+    let said = doors.iter().map(greeting).map(|said| said.last().cloned());
+    let mut facts = said.flatten().find_map(|said| match said {
+        FromWorker::Orphan(facts) if facts.slot == Slot(1) => Some(*facts),
+        _ => None,
+    });
+    let facts = facts.as_mut().expect("the worker of slot 1");
+    // In its place one that speaks what nobody here does.
+    process::signal(workers[1], Signal::SIGTERM);
+    site.until_ended(workers[1]);
+    facts.incarnation = Incarnation(90_000);
+    let hello = FromWorker::Hello(Hello { protocol: 999, build: "9.9.9".into() });
+    let says = [frame(&hello), frame(&FromWorker::Orphan(Box::new(facts.clone())))];
+    let says: Vec<u8> = says.into_iter().flat_map(|frame| frame.expect("a frame")).collect();
+    let mut foreign = lies(&site, 90_000, &says);
+    let next = site.master().workers(2).start();
+    next.until_log("999");
+    let ended = foreign.wait().expect("its end");
+    assert_eq!(ended.signal(), Some(Signal::SIGTERM as i32), "{ended:?}");
+    let stats = next.until("it is gone", |stats| stats.state == "steady" && stats.worker_status.len() == 2);
+    assert!(all_on(&stats, "41"), "{stats:#?}");
+    assert!(next.app_pids().contains(&apps[0]) && !next.app_pids().contains(&apps[1]));
+    let steps = next.trace().text();
+    let (ready, drained) = (steps.find("> booted"), steps.find("< drain 90000"));
+    assert!(ready.is_some() && ready < drained, "it was ended before somebody else was ready:\n{steps}");
+    load.more(10);
+    load.finish();
 }
