@@ -52,10 +52,11 @@ fn a_worker_that_goes_on_with_its_boot() {
     let stopped = worker(&master, 0);
     process::signal(stopped, Signal::SIGSTOP);
     booting.open();
-    load.until("42");
+    load.more(50);
     process::signal(stopped, Signal::SIGCONT);
     rolling.end().expect(0);
     assert_eq!(settled(&master).0, "42");
+    load.until("42");
     load.finish();
 }
 

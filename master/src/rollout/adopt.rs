@@ -106,8 +106,8 @@ impl Rollout {
         if let Some(good) = memory.known_good.or(from).or_else(most) {
             self.known_good = good;
         }
-        self.held = self.held.filter(|held| *held != self.known_good);
         let good = self.known_good.release;
+        self.held = self.held.filter(|held| held.release != good);
         self.refused.retain(|r| *r != good);
         self.previous.retain(|r| *r != good);
         // (What strays say of themselves is only what their environment says.)

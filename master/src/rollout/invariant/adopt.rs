@@ -217,7 +217,7 @@ fn check_trust(memory: &Memory, serving: &[Found], actions: &[Action], after: &R
         }
     }
     // One that nobody has confirmed in time takes what is held with it.
-    let all_there_is = memory.known_good.is_none() && memory.held == Some(good);
+    let all_there_is = memory.known_good.is_none() && memory.held.is_some_and(|held| held.release == good.release);
     // A rollout without a soak may be over in this step, and takes its place.
     let over = memory.run.as_deref().filter(|run| matches!(verdict(memory, run, serving, after), Verdict::Finish));
     let replaced = over.is_some_and(|run| after.held.is_none_or(|held| held == run.to));
