@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::Config;
+use proptest::test_runner::{Config, RngSeed};
 use rollout::{
     Action, Answer, Code, Command, CommandId, Event, Exit, Found, Incarnation, Kind, Left, Memory, Options, Outcome,
     Phase, ReleaseId, Role, Rollout, ScaleTo, Settings, Slot, State, Surge, Timer, WorkerState, invariant,
@@ -555,8 +555,21 @@ fn openings() -> impl Strategy<Value = Opening> {
         })
 }
 
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn cases() -> u32 {
+    from_environment("PROPTEST_CASES").map_or(1000, |cases| cases as u32)
+}
+
+fn seed() -> RngSeed {
+    RngSeed::Fixed(from_environment("PROPTEST_RNG_SEED").unwrap_or(1))
+}
+
 proptest! {
-    #![proptest_config(Config { cases: 1000, failure_persistence: None, ..Config::default() })]
+    // The same runs every time, so that a change is judged by what it changes; PROPTEST_RNG_SEED gives others.
+    #![proptest_config(Config { cases: cases(), failure_persistence: None, rng_seed: seed(), ..Config::default() })]
 
     #[test]
     fn whatever_happens_it_comes_to_rest(
