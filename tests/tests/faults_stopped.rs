@@ -65,7 +65,7 @@ fn a_worker_in_its_drain() {
     let site = Site::new();
     site.release("41", "");
     site.deploy("41");
-    let master = site.master().workers(2).options(&["--drain-timeout", "100ms"]).start();
+    let master = site.master().workers(2).options(&["--drain-timeout", "3s"]).start();
     master.until_state("steady");
     let load = Load::start(&master.address());
     site.release("42", "");
