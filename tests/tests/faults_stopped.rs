@@ -65,22 +65,20 @@ fn a_worker_in_its_drain() {
     let site = Site::new();
     site.release("41", "");
     site.deploy("41");
-    let master = site.master().workers(2).options(&["--drain-timeout", "3s"]).start();
+    let master = site.master().workers(2).options(&["--drain-timeout", "300ms"]).start();
     master.until_state("steady");
-    let load = Load::start(&master.address());
     site.release("42", "");
     let stopped = worker(&master, 0);
     process::signal(stopped, Signal::SIGSTOP);
     let seen = master.trace().len();
-    // It does not hear that it is to end: it is ended, and so its app is, which finishes what it has.
+    // It does not hear that it is to end: it is ended, and so is its app, which has not heard it either and may lose what it holds.
     master.roll("42").expect(0);
     master.until_step(seen, "it is overdue", |step| step.starts_with("> fired overdue"));
     site.until_ended(stopped);
     assert_eq!(settled(&master).0, "42");
+    let load = Load::start(&master.address());
     load.more(20);
     load.finish();
-    let exits = site.history().iter().filter(|entry| entry.what == "exit" && entry.app.release == "41").count();
-    assert_eq!(exits, 2, "{:#?}", site.history());
 }
 
 #[test]
