@@ -62,9 +62,11 @@ fn rolls<'a>(site: &'a Site, start: Start<'a>, what: Limit, room: impl Fn(&Maste
     limit(&master, what, old);
     let (release, stats) = settled(&master);
     let last = stats.last_rollout.as_ref().expect("a rollout");
-    let outcome = if release == "42" { "promoted" } else { "aborted" };
-    assert_eq!((last.outcome.as_str(), name_of(&stats.release)), (outcome, release), "room {room}: {stats:#?}");
-    if outcome == "aborted" {
+    // What cannot be put back at once for want of the same thing is `degraded`, and comes back with the room.
+    let outcomes: &[&str] = if release == "42" { &["promoted"] } else { &["aborted", "degraded"] };
+    assert!(outcomes.contains(&last.outcome.as_str()), "room {room}: {stats:#?}");
+    assert_eq!(name_of(&stats.release), release, "room {room}: {stats:#?}");
+    if release == "41" {
         assert!(last.report.is_some(), "room {room}: nobody knows why: {last:#?}");
     }
     master.roll("43").expect(0);
