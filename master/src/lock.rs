@@ -21,8 +21,11 @@ use crate::timers;
 
 /// How often a lock is looked at whose holder has not signed it yet, or is about to let it go.
 const LOOKS: u32 = 1000;
-/// How long a lock is waited for whose holder is dead.
-const DYING: Duration = Duration::from_secs(2);
+/// How long a lock is waited for whose holder is dead. On a busy machine its last child may take seconds until it has executed, or
+/// until the kernel has closed its files (an inotify waits for the whole system there); and nobody else can be meant.
+const DYING: Duration = Duration::from_secs(20);
+/// How long it is left alone between two looks then.
+const BETWEEN: Duration = Duration::from_millis(2);
 /// The most that is read of what a holder wrote: a pid and a path.
 const SIGNATURE: usize = 8 << 10;
 
@@ -79,7 +82,7 @@ impl Lock {
             let (lockers, signed) = (lockers(&file), signature(&file));
             match signed {
                 // A child of its that has not executed yet keeps the lock for an instant.
-                Some((pid, _)) if has_ended(pid) && timers::now() < until => std::thread::yield_now(),
+                Some((pid, _)) if has_ended(pid) && timers::now() < until => timers::rest(BETWEEN),
                 Some((pid, dir)) if lockers.contains(&pid) => {
                     return Err(NotTaken::Held(Holder { pid: Some(pid), dir: Some(dir) }));
                 }
@@ -168,6 +171,25 @@ mod tests {
         std::fs::write(&path, "1\n/elsewhere\n").unwrap();
         let Err(NotTaken::Held(holder)) = Lock::take(&path, Path::new("/x")) else { panic!("taken twice") };
         assert_eq!(holder, Holder { pid: Some(std::process::id() as i32), dir: None });
+    }
+
+    #[test]
+    fn what_a_dead_holder_leaves_locked_for_a_while_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let first = Lock::take(&path, Path::new("/app/current")).unwrap();
+        // As if a child of a dead master's had not executed yet.
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        std::fs::write(&path, format!("{}\n/app/current\n", dead.id())).unwrap();
+        dead.wait().unwrap();
+        let taken = std::thread::scope(|scope| {
+            let next = scope.spawn(|| Lock::take(&path, Path::new("/app/current")));
+            let looks = || lockers(&File::open(&path).unwrap()).len();
+            assert_eq!(looks(), 1);
+            drop(first);
+            next.join().unwrap()
+        });
+        assert!(taken.is_ok());
     }
 
     #[test]

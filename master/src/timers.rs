@@ -16,6 +16,11 @@ pub(crate) fn unix_millis() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Leaves the processor to others for so long: before there is a loop that could wait for something.
+pub(crate) fn rest(time: Duration) {
+    let _ = nix::poll::poll(&mut [], nix::poll::PollTimeout::try_from(time).unwrap_or(nix::poll::PollTimeout::ZERO));
+}
+
 /// Timers by name; arming one again moves it.
 #[derive(Debug)]
 pub(crate) struct Timers<K> {
