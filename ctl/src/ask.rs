@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use proto::Happening;
 use proto::control::{Code, Fact, LastRollout, Reply, Request, Stats};
 use proto::worker::BootReport;
 
@@ -14,6 +15,15 @@ use crate::locate::Found;
 use crate::search::{Next, Search};
 use crate::upgrade;
 use crate::wait::{Interrupts, Until};
+
+/// What the master says before its last word.
+#[derive(Clone, Copy)]
+pub(crate) enum Told<'a> {
+    /// A line for people.
+    Line(&'a str),
+    /// Something happened.
+    Happened(&'a Happening),
+}
 
 /// The master's last word.
 pub(crate) enum Answer {
@@ -44,7 +54,7 @@ pub(crate) enum Answer {
     Stats(Box<Stats>),
     /// To `report`.
     Report(Option<Box<BootReport>>),
-    /// The stream of events is over.
+    /// The stream of events is over, at the reader's wish or with the master's end.
     Over,
 }
 
@@ -89,6 +99,8 @@ enum Gone {
     Rollout,
     /// The next one is what was asked for.
     Upgrade,
+    /// The next one is followed.
+    Follow,
 }
 
 fn waiting(command: &Command) -> Waiting {
@@ -117,9 +129,31 @@ fn waiting(command: &Command) -> Waiting {
         Command::Stop => Waiting { any: true, ..long("the master goes on stopping") },
         Command::Halt => long("the master goes on stopping"),
         Command::Scale { .. } => long("the scaling goes on"),
-        Command::Stats | Command::Status | Command::Report => Waiting { reads: true, ..quick },
-        Command::Events => Waiting { streams: true, ..quick },
+        Command::Stats | Command::Status | Command::Report | Command::History { .. } | Command::Releases { .. } => {
+            Waiting { reads: true, ..quick }
+        }
+        Command::Events { follow, .. } => {
+            Waiting { streams: true, gone: if *follow { Gone::Follow } else { Gone::Lost }, ..quick }
+        }
         Command::ReloadDir { .. } | Command::Resume | Command::Confirm | Command::Signal { .. } => quick,
+    }
+}
+
+/// How far events were followed.
+#[derive(Clone, Copy, Default)]
+struct Followed {
+    /// The last one.
+    number: Option<u64>,
+    /// The master has said that it ends, and that no other follows.
+    over: bool,
+}
+
+impl Followed {
+    fn take(&mut self, happening: &Happening) {
+        let how = happening.facts.iter().find(|(key, _)| key == "how").map(|(_, how)| how);
+        let ends = |word: &str| how == Some(&Fact::Text(word.into()));
+        self.number = Some(happening.number);
+        self.over = happening.kind == "master-ended" && (ends("stopped") || ends("nothing-boots"));
     }
 }
 
@@ -130,7 +164,7 @@ struct Begun {
 }
 
 /// Asks, and hears the master out; and the next one, where the first has gone and that one knows the answer. `show` gets
-/// every line that comes before the last reply.
+/// whatever comes before the last reply.
 ///
 /// # Errors
 /// Whatever ends the command other than the master's last word, with the code for it.
@@ -139,7 +173,7 @@ pub(crate) fn ask(
     command: &Command,
     request: &Request,
     patience: &Patience,
-    show: &mut dyn FnMut(&str),
+    show: &mut dyn FnMut(Told<'_>),
 ) -> Result<Answer, Failure> {
     let how = waiting(command);
     let mut client = Client::greet(found, how.reads.then_some(request), how.any, &Until::within(ANSWER))?;
@@ -155,13 +189,14 @@ pub(crate) fn ask(
     } else if let Some(timeout) = how.timeout {
         until.deadline = sent.checked_add(timeout.max(ANSWER));
     }
+    let mut followed = matches!(how.gone, Gone::Follow).then(Followed::default);
     let mut begun: Option<Begun> = None;
     // There while the master that accepted has gone and the next one has not said anything yet.
     let mut search: Option<Search> = None;
     loop {
         let reply = match client.hear(&until)? {
             Heard::Reply(reply) => *reply,
-            Heard::Gone if how.streams => return Ok(Answer::Over),
+            Heard::Gone if how.streams && followed.is_none_or(|followed| followed.over) => return Ok(Answer::Over),
             Heard::Unread => return Ok(Answer::Over),
             Heard::Gone => match (how.gone, &begun) {
                 // One of another protocol may have said so in words that cannot be read.
@@ -170,6 +205,19 @@ pub(crate) fn ask(
                     return upgrade::followed(client.path(), doubted, patience.upgrade, &until)
                         .map_err(|failure| failure.unwrap_or_else(|| how.interrupted(true)));
                 }
+                (Gone::Follow, _) => {
+                    let search = search.get_or_insert_with(|| Search::new(client.path(), patience.rollout));
+                    search.failed(client.gone().message);
+                    let after = followed.and_then(|followed| followed.number);
+                    client = match search.next(&Request::Happenings { after, follow: true }, false, &until) {
+                        Next::Master(client) => client,
+                        _ => {
+                            let message = format!("the master went away\n{}", search.why());
+                            return Err(Failure::new(Code::NoMaster, message));
+                        }
+                    };
+                    continue;
+                }
                 (Gone::Rollout, Some(begun @ Begun { rollout: Some(id), .. })) => {
                     let search = match &mut search {
                         Some(search) => {
@@ -177,7 +225,7 @@ pub(crate) fn ask(
                             search
                         }
                         none => {
-                            show("the master went away; waiting for the next one");
+                            show(Told::Line("the master went away; waiting for the next one"));
                             none.insert(Search::new(client.path(), patience.rollout))
                         }
                     };
@@ -213,12 +261,18 @@ pub(crate) fn ask(
                 // The next master says the same once more.
                 let said = begun.as_ref().is_some_and(|b| b.message == message);
                 if !message.is_empty() && !how.streams && !said {
-                    show(&message);
+                    show(Told::Line(&message));
                 }
                 let rollout = rollout.or_else(|| begun.and_then(|b| b.rollout));
                 begun = Some(Begun { message, rollout });
             }
-            Reply::Progress(line) | Reply::Event(line) => show(&line),
+            Reply::Progress(line) | Reply::Event(line) => show(Told::Line(&line)),
+            Reply::Happened(happening) => {
+                if let Some(followed) = &mut followed {
+                    followed.take(&happening);
+                }
+                show(Told::Happened(&happening));
+            }
             Reply::Done { message, facts } => return Ok(Answer::Done { message, facts }),
             Reply::Ended { code, message, rollout } => return Ok(Answer::Ended { code, message, rollout }),
             Reply::Error { code, message, report } => {
@@ -230,6 +284,7 @@ pub(crate) fn ask(
                 });
             }
             Reply::Stats(stats) => return Ok(Answer::Stats(stats)),
+            Reply::Metrics { .. } => return Err(client.nonsense("a reply to something else")),
             Reply::Report(report) => return Ok(Answer::Report(report)),
             Reply::Hello(_) | Reply::Pong => return Err(client.nonsense("a reply to something else")),
         }
@@ -290,7 +345,12 @@ mod tests {
         let none = Patience { rollout: Duration::ZERO, upgrade: Duration::ZERO };
         let found = Found { stream: ours, path: dir.path().join("shop.sock") };
         let mut shown = Vec::new();
-        let answer = ask(found, &command, &request, &none, &mut |line| shown.push(line.to_owned()));
+        let mut show = |told: Told<'_>| {
+            if let Told::Line(line) = told {
+                shown.push(line.to_owned());
+            }
+        };
+        let answer = ask(found, &command, &request, &none, &mut show);
         (answer.err().unwrap(), shown)
     }
 

@@ -83,8 +83,36 @@ pub(crate) enum Command {
     Stats,
     /// Print the last boot failure, whole
     Report,
-    /// Print what the master does from now on; with --json one document a line
-    Events,
+    /// Print what happened lately; with --json one document a line
+    ///
+    /// A master keeps its last 512 events. Each has a number, and whoever goes on after the last number that it has seen
+    /// misses nothing, or is told that it does. README lists the types; ignore those that you do not know.
+    Events {
+        /// Print what happens from now on, until Ctrl-C; a master that takes this one's place is followed, too
+        #[arg(long)]
+        follow: bool,
+        /// Begin behind the event of this number; 0: with all that is kept
+        #[arg(long, value_name = "NUMBER")]
+        after: Option<u64>,
+        /// For bug reports: each step of the master's rollout state machine from now on instead
+        #[arg(long, conflicts_with_all = ["follow", "after"])]
+        steps: bool,
+    },
+    /// Print the rollouts that have ended, the latest last
+    History {
+        /// No more than so many
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+        lines: usize,
+    },
+    /// Print the releases that the master knows, and what for
+    ///
+    /// In use is what runs, what a crashed worker comes back with, what --dir names now, and what `ctl rollback` would go
+    /// back to next.
+    Releases {
+        /// Print only those in use, one path a line: what a script that prunes must not delete
+        #[arg(long)]
+        in_use: bool,
+    },
     /// Change the number of workers
     Scale {
         /// This many, or so many more or fewer
@@ -124,7 +152,15 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it changes something: then its exit code is about that, and not about what could be printed.
     pub(crate) fn acts(&self) -> bool {
-        !matches!(self, Self::Status | Self::Stats | Self::Report | Self::Events)
+        !matches!(
+            self,
+            Self::Status
+                | Self::Stats
+                | Self::Report
+                | Self::Events { .. }
+                | Self::History { .. }
+                | Self::Releases { .. }
+        )
     }
 }
 
@@ -202,9 +238,12 @@ pub(crate) fn request(command: &Command) -> Result<Request, Failure> {
         Command::Abort => Request::Abort,
         Command::Rollback => Request::Rollback,
         Command::ReloadDir { dir } => Request::ReloadDir(dir.as_deref().map(absolute).transpose()?),
-        Command::Status | Command::Stats => Request::Stats,
+        Command::Status | Command::Stats | Command::History { .. } | Command::Releases { .. } => Request::Stats,
         Command::Report => Request::Report,
-        Command::Events => Request::Events,
+        Command::Events { steps: true, .. } => Request::Events,
+        Command::Events { follow, after, .. } => {
+            Request::Happenings { after: after.or((!follow).then_some(0)), follow: *follow }
+        }
         Command::Scale { to } => Request::Scale(*to),
         Command::Restart { slot } => Request::Restart(Slot(*slot)),
         Command::Signal { signal } => Request::Signal(*signal),

@@ -13,6 +13,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use crate::exit::{Failure, number};
+use crate::happening::entry;
 
 /// One JSON document and its newline.
 pub(crate) fn line(document: &impl Serialize) -> String {
@@ -43,6 +44,7 @@ pub(crate) struct Stats<'a> {
     listeners: Vec<Listener<'a>>,
     rollout: Option<Rollout<'a>>,
     last_rollout: Option<LastRollout<'a>>,
+    previous: Vec<Cow<'a, str>>,
     held: Option<Cow<'a, str>>,
     confirm: Option<Confirm<'a>>,
     refused: Vec<Refused<'a>>,
@@ -127,6 +129,7 @@ impl<'a> From<&'a control::Stats> for Stats<'a> {
             listeners: s.listeners.iter().map(|l| Listener { name: &l.name, address: &l.address }).collect(),
             rollout: s.rollout.as_ref().map(Rollout::from),
             last_rollout: s.last_rollout.as_ref().map(LastRollout::from),
+            previous: s.previous.iter().map(|release| text(release)).collect(),
             held: s.held.as_deref().map(text),
             confirm: s.confirm.as_ref().map(Confirm::from),
             refused: s.refused.iter().map(Refused::from).collect(),
@@ -194,11 +197,7 @@ impl Serialize for Good<'_> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("ok", &true)?;
         for (key, fact) in self.0 {
-            match fact {
-                Fact::Text(text) => map.serialize_entry(key, text)?,
-                Fact::Number(number) => map.serialize_entry(key, number)?,
-                Fact::Null => map.serialize_entry(key, &())?,
-            }
+            entry(&mut map, key, fact)?;
         }
         map.end()
     }
@@ -266,7 +265,7 @@ impl<'a> LastReport<'a> {
     }
 }
 
-/// One line of `events`.
+/// One line of `events --steps`.
 #[derive(Serialize)]
 pub(crate) struct Event<'a> {
     /// A step of the rollout state machine.

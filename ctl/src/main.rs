@@ -12,9 +12,12 @@ mod clean;
 mod cli;
 mod client;
 mod exit;
+mod happening;
+mod history;
 mod json;
 mod locate;
 mod notes;
+mod releases;
 mod render;
 mod search;
 mod short;
@@ -33,7 +36,7 @@ use std::time::SystemTime;
 use clap::error::ErrorKind as Usage;
 use proto::control::{Code, Stats};
 
-use crate::ask::{Answer, PATIENCE};
+use crate::ask::{Answer, PATIENCE, Told};
 use crate::cli::{Cli, Command};
 use crate::exit::{Failure, number};
 use crate::locate::Target;
@@ -89,18 +92,38 @@ fn run(cli: &Cli) -> Result<Said, Failure> {
         (None, None) => Target::Only,
     };
     let found = locate::connect(&target)?;
-    let streams = matches!(cli.command, Command::Events);
-    let mut show = |line: &str| {
-        let text = match (streams, cli.json) {
-            (true, true) => json::line(&json::Event { event: line.trim_end() }),
-            (false, true) => return,
-            (false, false) if cli.quiet => return,
-            (_, false) => render::line(line),
+    let streams = matches!(cli.command, Command::Events { .. });
+    let mut show = |told: Told<'_>| {
+        let text = match (told, streams, cli.json) {
+            (Told::Happened(happening), _, true) => json::line(&happening::Document(happening)),
+            (Told::Happened(happening), _, false) => happening::text(happening).unwrap_or_default(),
+            (Told::Line(line), true, true) => json::line(&json::Event { event: line.trim_end() }),
+            (Told::Line(_), false, true) => return,
+            (Told::Line(_), false, false) if cli.quiet => return,
+            (Told::Line(line), _, false) => render::line(line),
         };
         // A full disk under a log must not end the wait.
         let _ = print(&mut io::stdout().lock(), &text);
     };
     let answer = ask::ask(found, &cli.command, &request, &PATIENCE, &mut show)?;
+    match (&cli.command, &answer) {
+        (Command::History { lines }, Answer::Stats(stats)) => {
+            let rollouts = history::read(stats, *lines)?;
+            let document = || json::line(&history::Document::new(&rollouts));
+            return Ok(Said::out(if cli.json { document() } else { history::table(&rollouts) }));
+        }
+        (Command::Releases { in_use }, Answer::Stats(stats)) => {
+            let known = releases::known(stats);
+            return Ok(Said::out(match (cli.json, in_use) {
+                (true, _) => json::line(&releases::Document::new(&known, *in_use)),
+                (false, true) => releases::lines(&known)?,
+                (false, false) => releases::table(&known),
+            }));
+        }
+        // The end of what is kept has no words of its own.
+        (Command::Events { .. }, Answer::Done { .. }) => return Ok(Said::out(String::new())),
+        _ => {}
+    }
     Ok(if cli.json { as_json(&cli.command, &answer) } else { as_text(&cli.command, answer, cli.quiet) })
 }
 

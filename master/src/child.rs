@@ -104,6 +104,8 @@ pub(crate) struct Child {
     pub(crate) reported: bool,
     /// What it is for.
     pub(crate) role: Role,
+    /// Its watchdog heard nothing from its app.
+    pub(crate) silent: bool,
     /// What its app held when it had outgrown its memory, in bytes.
     pub(crate) outgrown: Option<u64>,
     /// A rehearsal's own listening sockets.
@@ -176,6 +178,7 @@ impl Child {
             stage: Stage::Spawn,
             reported: false,
             role,
+            silent: false,
             outgrown: None,
             private: Vec::new(),
             pidfd: None,
@@ -211,6 +214,7 @@ impl Child {
             stage: Stage::Ready,
             reported: true,
             role: seat.role,
+            silent: false,
             outgrown: None,
             private: Vec::new(),
             pidfd,
@@ -244,6 +248,7 @@ impl Child {
             stage: Stage::Ready,
             reported: true,
             role,
+            silent: false,
             outgrown: None,
             private: Vec::new(),
             pidfd: Some(crate::sys::pidfd(pid)?),

@@ -31,8 +31,11 @@ impl Shell {
     }
 
     pub(crate) fn flush_client(&mut self, id: u64) {
+        self.give_more(id);
         match self.control.flush(id) {
             None => self.forget(id),
+            // It takes what it gets: as long as there is more, it gets that.
+            Some(false) if self.give_more(id) => self.flush_client(id),
             Some(left) => {
                 let flags = if left { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
                 if let Some(fd) = self.control.client_fd(id) {
@@ -52,6 +55,7 @@ impl Shell {
     pub(crate) fn forget(&mut self, id: u64) {
         self.timers.disarm(Deadline::Client(id));
         self.waiting.remove(&id);
+        self.record.forget(id);
         self.control.forget(id);
     }
 }

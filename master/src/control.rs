@@ -269,6 +269,11 @@ impl Control {
         }
     }
 
+    /// How much is still to be said to a client, in bytes. `None`: there is no such client, or nothing more is to follow.
+    pub(crate) fn pending(&self, id: u64) -> Option<usize> {
+        self.clients.get(&id).filter(|client| !client.closing).map(|client| client.outbox.pending().len())
+    }
+
     /// Who wants every step.
     pub(crate) fn subscribers(&self) -> Vec<u64> {
         self.clients.iter().filter(|(_, c)| c.subscribed).map(|(id, _)| *id).collect()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::control::{Code, Fact, LastRollout, Reply};
 use proto::worker::{BootReport, ExitStatus};
-use rollout::{Action, Answer, Cold, Ended, Kind, Note, Outcome, Pending, Reason, ReleaseId, Role};
+use rollout::{Action, Answer, Cold, Ended, Exit, Kind, Note, Outcome, Pending, Reason, ReleaseId, Role};
 
 use crate::release::Releases;
 use crate::state::Refusal;
@@ -283,6 +283,16 @@ pub(crate) fn exit(status: ExitStatus) -> String {
             Ok(signal) => format!("killed by {signal}"),
             Err(_) => format!("killed by signal {number}"),
         },
+    }
+}
+
+/// Why a master ends, in a word.
+pub(crate) fn exit_word(exit: Exit) -> &'static str {
+    match exit {
+        Exit::Stopped => "stopped",
+        Exit::NothingBoots => "nothing-boots",
+        Exit::Detached => "detached",
+        Exit::Upgraded => "upgraded",
     }
 }
 

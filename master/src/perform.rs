@@ -20,7 +20,10 @@ impl Shell {
             Action::Spawn { worker, slot, phase, release, role } => {
                 self.spawn(Seat { id: worker, slot, phase, release, role });
             }
-            Action::Drain { worker, timeout } => self.tell(worker, &ToWorker::Drain { timeout_ms: millis(timeout) }),
+            Action::Drain { worker, timeout } => {
+                self.worker_drains(worker);
+                self.tell(worker, &ToWorker::Drain { timeout_ms: millis(timeout) });
+            }
             Action::Kill(worker) => {
                 if !self.children.get(&worker).is_some_and(Child::kill) {
                     self.leftovers.kill(worker);
@@ -55,6 +58,7 @@ impl Shell {
         tracing::info!("{kind} {id} from {} to {} (phase {phase})", self.releases.shown(from), self.releases.shown(to));
         let report = None;
         self.running = Some(Running { id, kind, from, to, phase, started_at: unix_millis(), began: now(), report });
+        self.rollout_began();
     }
 
     fn ended(&mut self, ended: &Ended) {
@@ -78,7 +82,7 @@ impl Shell {
         if self.mind.is_refused(running.to) {
             self.extra.refusals.insert(running.to, Refusal::new(why));
         }
-        self.extra.last_rollout = Some(rollout);
+        self.extra.last_rollout = Some(rollout.clone());
         let (from, to) = (self.releases.shown(running.from), self.releases.shown(running.to));
         let (code, mut message) = narrate::ended(ended, running.kind, &from, &to, &self.releases);
         if code == Code::Done {
@@ -87,12 +91,14 @@ impl Shell {
         if let Some(pending) = self.mind.pending().filter(|_| ended.outcome == Outcome::Promoted) {
             message.push_str(&narrate::pending(pending, &self.releases));
         }
+        self.rollout_ended(&rollout, code as u8, &message);
         self.conclude(running.kind, running.id, code, message);
     }
 
     fn rehearsed(&mut self, ended: &Ended) {
         let Some(running) = self.running.take() else { return };
         let (code, message) = narrate::rehearsed(ended, &self.releases.shown(running.to), now() - running.began);
+        self.rehearsal_ended(&running, code as u8, &message);
         self.conclude(running.kind, running.id, code, message);
     }
 
@@ -183,6 +189,7 @@ impl Shell {
             line.add(&narrate::refusal_before(refusal));
         }
         line.log();
+        self.noted(note, &line);
         if matches!(note, Note::Promoted(_) | Note::Held(_)) {
             // The last reply says so too.
             return;

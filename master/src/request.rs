@@ -26,6 +26,12 @@ impl Shell {
                 let report = Reply::Report(self.last_report.clone().map(Box::new));
                 return self.reply_last(id, &report);
             }
+            Request::Metrics => {
+                let metrics = Reply::Metrics { stats: Box::new(self.stats()), counters: Box::new(self.counters.all()) };
+                return self.reply_last(id, &metrics);
+            }
+            // The answer is given as the client takes it.
+            Request::Happenings { after, follow } => return self.record.follow(id, after, follow),
             Request::Events => return self.control.subscribe(id),
             Request::Signal(number) => return self.signal_apps(id, number),
             Request::Stop => Ok(Command::Stop),

@@ -23,11 +23,14 @@ use rollout::{Event, Exit, Kind, ReleaseId, Rollout, Timer};
 use crate::adoption::Estate;
 use crate::child::{Child, WorkerExe};
 use crate::control::Control;
+use crate::counters::Counters;
+use crate::happen::Seen;
 use crate::leftovers::{Leftovers, variable};
 use crate::listener::Listener;
 use crate::manager::Manager;
 use crate::narrate;
 use crate::recall::Recalled;
+use crate::record::Record;
 use crate::release::Releases;
 use crate::settings::Site;
 use crate::state::{Extra, State};
@@ -87,6 +90,10 @@ pub(crate) struct Shell {
     pub(crate) backoff_since: BTreeMap<Slot, u64>,
     /// Clients that wait for the end of something, and are told what happens meanwhile.
     pub(crate) waiting: std::collections::BTreeSet<u64>,
+    pub(crate) record: Record,
+    pub(crate) counters: Counters,
+    /// What the last step has left behind.
+    pub(crate) seen: Seen,
     pub(crate) queue: VecDeque<Event>,
     pub(crate) exit: Option<Exit>,
     pub(crate) reports: VecDeque<BootReport>,
@@ -152,6 +159,9 @@ impl Shell {
             last_exits: BTreeMap::new(),
             backoff_since: BTreeMap::new(),
             waiting: std::collections::BTreeSet::new(),
+            record: Record::new(),
+            counters: Counters::default(),
+            seen: Seen::default(),
             queue: VecDeque::new(),
             exit: None,
             reports: VecDeque::new(),
@@ -185,6 +195,7 @@ impl Shell {
     pub(crate) fn run(&mut self) -> Result<Exit> {
         let opening = std::mem::replace(&mut self.opening, Event::Start);
         self.listeners.iter_mut().for_each(Listener::own);
+        self.master_started();
         self.feed(opening);
         self.note_interrupted();
         // An upgrade may have lost the signal of a child's end.
@@ -193,6 +204,8 @@ impl Shell {
         let mut ready = [EpollEvent::empty(); 64];
         loop {
             if let Some(exit) = self.exit {
+                self.master_ends(narrate::exit_word(exit));
+                self.tell_followers();
                 // Whoever hears that the master has stopped finds its addresses free, or left to the next one.
                 match exit {
                     Exit::Stopped | Exit::NothingBoots => self.listeners.clear(),
@@ -251,10 +264,12 @@ impl Shell {
             for action in actions {
                 self.perform(action);
             }
+            self.compare();
         }
         self.manager.tell(&self.mind, &self.releases, &self.listeners);
         if self.exit.is_none() {
             self.flush_clients();
+            self.tell_followers();
         }
     }
 

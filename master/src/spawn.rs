@@ -24,6 +24,7 @@ impl Shell {
                 self.watch(child.reports_fd(), EpollFlags::EPOLLIN, Token::Reports(seat.id));
                 let spec = self.boot_spec(seat, &child.private);
                 self.children.insert(seat.id, child);
+                self.worker_spawned(seat);
                 self.tell(seat.id, &ToWorker::Hello(Hello::ours()));
                 self.tell(seat.id, &ToWorker::Boot(Box::new(spec)));
             }

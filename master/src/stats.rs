@@ -34,6 +34,7 @@ impl Shell {
                 .collect(),
             rollout: self.rollout_status(),
             last_rollout: self.extra.last_rollout.clone(),
+            previous: mind.memory().previous.iter().map(|release| self.releases.bytes(*release)).collect(),
             held: mind.held().map(|held| self.releases.bytes(held.release)),
             confirm: mind.pending().map(|pending| Confirm {
                 release: self.releases.bytes(good.release),

@@ -158,6 +158,7 @@ impl Shell {
         if let Some(child) = self.children.get_mut(&id) {
             child.private.clear();
         }
+        self.worker_gone(id);
         self.feed(Event::Gone(id));
         self.children.remove(&id);
         self.listen_again();
@@ -239,6 +240,7 @@ impl Shell {
             FromWorker::Booted { evidence, boot_us } => {
                 child.reported = true;
                 (child.evidence, child.boot_us) = (Some(evidence), Some(boot_us));
+                self.worker_ready(id);
                 self.feed(Event::Booted(id));
             }
             FromWorker::BootFailed(report) => {
@@ -268,7 +270,7 @@ impl Shell {
     pub(crate) fn app_exited(&mut self, id: Incarnation, exited: ExitReport) {
         let state = self.mind.workers().find(|(worker, _)| *worker == id).map(|(_, w)| w.state);
         let ending = narrate::exit(exited.status);
-        let message = exited.reason.map_or_else(|| ending.clone(), |reason| format!("{reason}: {ending}"));
+        let message = exited.reason.as_ref().map_or_else(|| ending.clone(), |reason| format!("{reason}: {ending}"));
         // Somebody ended a booting worker by hand; it has ended its app.
         let (stage, message) = match state {
             Some(WorkerState::Booting) => (self.stage_of(id), format!("its worker was told to end: {message}")),
@@ -284,6 +286,7 @@ impl Shell {
         }
         if let Some(child) = self.children.get_mut(&id) {
             child.reported = true;
+            child.silent = exited.reason.is_some();
         }
         if matches!(state, Some(WorkerState::Booting | WorkerState::Ready)) {
             self.file_report(report);
@@ -324,6 +327,7 @@ impl Shell {
 
     /// Keeps a report for whoever asks.
     pub(crate) fn file_report(&mut self, report: BootReport) {
+        self.worker_failed(&report);
         self.last_report = Some(report.clone());
         self.reports.push_back(report);
         if self.reports.len() > KEPT_REPORTS {

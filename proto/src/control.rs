@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::happening::Happening;
 use crate::ids::{Incarnation, Phase, Slot};
+use crate::metrics::Counters;
 use crate::surge::Surge;
 use crate::version::Hello;
 use crate::worker::{BootReport, Bytes, Evidence};
@@ -90,6 +92,15 @@ pub enum Request {
         /// The rollout's number.
         rollout: u64,
     },
+    /// What happened lately, each as [`Reply::Happened`], and then [`Reply::Done`]; or, to `follow`, what happens from then on.
+    Happenings {
+        /// Only what has a higher number. `None`: all that is still kept.
+        after: Option<u64>,
+        /// Do not end.
+        follow: bool,
+    },
+    /// Answered with [`Reply::Metrics`]; changes nothing.
+    Metrics,
 }
 
 /// A phased restart's options. `None`: the master's own setting.
@@ -175,6 +186,15 @@ pub enum Reply {
     Report(Option<Box<BootReport>>),
     /// One step of the rollout state machine: lines of `> event` and `< action`.
     Event(String),
+    /// Something happened.
+    Happened(Box<Happening>),
+    /// To a `Metrics`; the last reply.
+    Metrics {
+        /// As to a `Stats`.
+        stats: Box<Stats>,
+        /// What was counted.
+        counters: Box<Counters>,
+    },
 }
 
 /// A value beside `"ok": true`.
@@ -186,6 +206,8 @@ pub enum Fact {
     Number(u64),
     /// Nothing.
     Null,
+    /// A time in microseconds; JSON has seconds.
+    Micros(u64),
 }
 
 /// Milliseconds since 1970-01-01 UTC.
@@ -228,6 +250,9 @@ pub struct Stats {
     pub rollout: Option<Rollout>,
     /// The rollout that ended last.
     pub last_rollout: Option<LastRollout>,
+    /// The releases that were promoted before the known-good one and not rolled back from, the latest last: what `rollback`
+    /// goes back to.
+    pub previous: Vec<Bytes>,
     /// The held release.
     pub held: Option<Bytes>,
     /// A promoted release that is rolled back unless it is confirmed in time.

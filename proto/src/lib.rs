@@ -18,15 +18,18 @@ extern crate std;
 pub mod codec;
 pub mod control;
 pub mod frame;
+pub mod happening;
 pub mod ids;
 #[cfg(feature = "json")]
 pub mod json;
+pub mod metrics;
 pub mod surge;
 pub mod version;
 pub mod worker;
 
 pub use codec::CodecError;
 pub use frame::{Inbox, Outbox};
+pub use happening::Happening;
 pub use ids::{Incarnation, Phase, Slot};
 pub use surge::Surge;
 pub use version::{Hello, PROTOCOL};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The protocol that this build speaks. Raised whenever old peers would misread a message.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Said first by both sides; its bytes never change, so that any two builds can at least tell each other apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

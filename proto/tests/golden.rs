@@ -12,11 +12,12 @@ use proto::control::{
     WorkerStatus,
 };
 use proto::frame::frame;
+use proto::metrics::{Counters, Histogram};
 use proto::worker::{
     BootReport, BootSpec, Check, Command, Evidence, ExitReport, ExitStatus, FromWorker, HookCommand, HookSpec,
     Listener, Orphan, Ready, Stage, Task, ToWorker, User,
 };
-use proto::{Hello, Inbox, Incarnation, Phase, Slot, Surge};
+use proto::{Happening, Hello, Inbox, Incarnation, Phase, Slot, Surge};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -238,6 +239,7 @@ fn stats() -> Box<Stats> {
             started_at: 16,
         }),
         last_rollout: Some(last_rollout()),
+        previous: vec![b"/p".to_vec()],
         held: Some(b"/h".to_vec()),
         confirm: Some(Confirm { release: b"/r".to_vec(), back_to: b"/a".to_vec(), until: 17 }),
         refused: vec![Refused { release: b"/x".to_vec(), at: 18, report: Some(boot_report()) }],
@@ -255,6 +257,24 @@ fn backoff() -> Box<Stats> {
     (stats.held, stats.confirm, stats.state_dir, stats.state_trouble) = (None, None, None, None);
     stats.refused[0].report = None;
     stats
+}
+
+fn happening() -> Happening {
+    Happening {
+        number: 7,
+        at: 8,
+        kind: "note".into(),
+        facts: vec![("level".into(), Fact::Text("info".into()))],
+        message: "m".into(),
+    }
+}
+
+fn counters() -> Counters {
+    Counters {
+        rollouts: vec![("rollback".into(), "promoted".into(), 3)],
+        restarts: vec![("crash".into(), 4)],
+        boots: Histogram { counts: vec![1, 2], sum_us: 5 },
+    }
 }
 
 messages! { master_to_worker, ToWorker, framed,
@@ -337,6 +357,11 @@ messages! { ctl_to_master, Request, framed,
     Request::Upgrade => [Request::Upgrade => "0100000012"]
     Request::Detach => [Request::Detach => "0100000013"]
     Request::Await { rollout: _ } => [Request::Await { rollout: 7 } => "020000001407"]
+    Request::Happenings { after: _, follow: _ } => [
+        Request::Happenings { after: Some(7), follow: true } => "0400000015010701",
+        Request::Happenings { after: None, follow: false } => "03000000150000",
+    ]
+    Request::Metrics => [Request::Metrics => "0100000016"]
 }
 
 messages! { master_to_ctl, Reply, framed,
@@ -365,20 +390,27 @@ messages! { master_to_ctl, Reply, framed,
     ]
     Reply::Stats(_) => [
         Reply::Stats(stats()) => "\
-            de000000070473686f7005302e312e3063fd00a22003a201000006737465616479022f6301022f64022f7201030605040101\
+            e2000000070473686f7005302e312e3063fd00a22003a201000006737465616479022f6301022f64022f7201030605040101\
             016401c8010203022f720572656164790108010901010a010b010173010165010468747470097463703a2f2f683a31010c07\
             72657374617274022f61022f620d0e0f07726f6c6c696e6710010708726f6c6c6261636b022f61022f62040468656c64fd00\
-            a22003a2010000fbe20401010203022f7204026e6f010112fb420302ff0a0101022f6801022f72022f611101022f78120101\
+            a22003a2010000fbe20401010203022f7204026e6f010112fb420302ff0a0101022f7001022f6801022f72022f611101022f78120101\
             0203022f7204026e6f010112fb420302ff0a0101022f76010174",
         Reply::Stats(backoff()) => "\
-            5c000000070473686f7005302e312e3063fd00a22003a201000006737465616479022f6300022f7201030605040101000000\
-            03022f72057265616479010800000a000000010468747470097463703a2f2f683a310000000001022f7812000000",
+            60000000070473686f7005302e312e3063fd00a22003a201000006737465616479022f6300022f7201030605040101000000\
+            03022f72057265616479010800000a000000010468747470097463703a2f2f683a31000001022f70000001022f7812000000",
     ]
     Reply::Report(_) => [
         Reply::Report(None) => "020000000800",
         Reply::Report(Some(boot_report())) => "160000000801010203022f7204026e6f010112fb420302ff0a01",
     ]
     Reply::Event(_) => [Reply::Event("> x".into()) => "0500000009033e2078"]
+    Reply::Happened(_) => [Reply::Happened(Box::new(happening())) => "170000000a0708046e6f746501056c6576656c0004696e666f016d"]
+    Reply::Metrics { stats: _, counters: _ } => [
+        Reply::Metrics { stats: backoff(), counters: Box::new(counters()) } => "\
+            800000000b0473686f7005302e312e3063fd00a22003a201000006737465616479022f6300022f720103060504010100000003022f72\
+            057265616479010800000a000000010468747470097463703a2f2f683a31000001022f70000001022f78120000000108726f6c6c6261\
+            636b0870726f6d6f74656403010563726173680402010205",
+    ]
 }
 
 messages! { codes, Code, part,
@@ -410,6 +442,7 @@ messages! { facts, Fact, part,
         Fact::Number(u64::MAX) => "01fdffffffffffffffff",
     ]
     Fact::Null => [Fact::Null => "02"]
+    Fact::Micros(_) => [Fact::Micros(7) => "0307"]
 }
 
 messages! { commands, Command, part,

@@ -107,8 +107,22 @@ fn requests() -> Vec<Request> {
 
 /// Changes nothing.
 fn is_harmless(request: &Request) -> bool {
-    use Request::{Abort, Await, Confirm, Events, Hello, Pause, Ping, Report, Resume, Stats};
-    matches!(request, Hello(_) | Ping | Stats | Report | Events | Pause | Resume | Confirm | Abort | Await { .. })
+    use Request::{Abort, Await, Confirm, Events, Happenings, Hello, Metrics, Pause, Ping, Report, Resume, Stats};
+    matches!(
+        request,
+        Hello(_)
+            | Ping
+            | Stats
+            | Report
+            | Events
+            | Happenings { .. }
+            | Metrics
+            | Pause
+            | Resume
+            | Confirm
+            | Abort
+            | Await { .. }
+    )
 }
 
 #[test]

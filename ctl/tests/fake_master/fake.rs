@@ -331,6 +331,7 @@ pub(crate) fn stats() -> Box<Stats> {
         listeners: vec![ListenerStatus { name: "http".into(), address: "tcp://127.0.0.1:8080".into() }],
         rollout: None,
         last_rollout: None,
+        previous: Vec::new(),
         held: None,
         confirm: None,
         refused: Vec::new(),

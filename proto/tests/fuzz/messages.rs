@@ -4,11 +4,12 @@ use proto::control::{
     Code, Confirm, Fact, LastRollout, ListenerStatus, PhasedRestart, Refused, Reply, Request, Rollout, Scale, Stats,
     WorkerStatus,
 };
+use proto::metrics::{Counters, Histogram};
 use proto::worker::{
     BootReport, BootSpec, Check, Command, Evidence, ExitReport, ExitStatus, FromWorker, HookCommand, HookSpec,
     Listener, Orphan, Ready, Stage, Task, ToWorker, User,
 };
-use proto::{Hello, Incarnation, Phase, Slot, Surge};
+use proto::{Happening, Hello, Incarnation, Phase, Slot, Surge};
 
 /// Steele, Lea and Flood's splitmix64: the same from the same seed, also for seeds that are neighbours.
 pub(crate) struct Random(u64);
@@ -101,6 +102,12 @@ impl<A: Arbitrary, B: Arbitrary> Arbitrary for (A, B) {
     }
 }
 
+impl<A: Arbitrary, B: Arbitrary, C: Arbitrary> Arbitrary for (A, B, C) {
+    fn arbitrary(random: &mut Random) -> Self {
+        (A::arbitrary(random), B::arbitrary(random), C::arbitrary(random))
+    }
+}
+
 impl<T: Arbitrary> Arbitrary for Option<T> {
     fn arbitrary(random: &mut Random) -> Self {
         (random.below(2) == 0).then(|| T::arbitrary(random))
@@ -171,7 +178,7 @@ macro_rules! lists {
 }
 
 numbers! { Slot Incarnation Phase }
-lists! { u32, (Vec<u8>, Vec<u8>), (String, Fact), Listener, Check, WorkerStatus, ListenerStatus, Refused }
+lists! { u32, u64, (String, u64), (String, String, u64), (Vec<u8>, Vec<u8>), (String, Fact), Listener, Check, WorkerStatus, ListenerStatus, Refused }
 
 structures! {
     Hello { protocol, build }
@@ -193,8 +200,12 @@ structures! {
     }
     Stats {
         name, version, pid, started_at, state, dir, dir_target, release, release_gone, phase, workers, booted_workers,
-        old_workers, worker_status, listeners, rollout, last_rollout, held, confirm, refused, state_dir, state_trouble,
+        old_workers, worker_status, listeners, rollout, last_rollout, previous, held, confirm, refused, state_dir,
+        state_trouble,
     }
+    Happening { number, at, kind, facts, message }
+    Counters { rollouts, restarts, boots }
+    Histogram { counts, sum_us }
     Confirm { release, back_to, until }
     Refused { release, at, report }
     WorkerStatus {
@@ -215,15 +226,17 @@ variants! {
     Request {
         Hello(a), Ping, Stop, Halt, Stats, PhasedRestart(a), ReloadDir(a), Abort, Rollback, Scale(a), Restart(a),
         Signal(a), Report, Events, Rehearse(a), Pause, Resume, Confirm, Upgrade, Detach, Await { rollout },
+        Happenings { after, follow }, Metrics,
     }
     Reply {
         Hello(a), Pong, Accepted { message, rollout }, Progress(a), Done { message, facts },
         Ended { code, message, rollout }, Error { code, message, report }, Stats(a), Report(a), Event(a),
+        Happened(a), Metrics { stats, counters },
     }
     Code {
         Done, Failed, Usage, Aborted, Degraded, Busy, TimedOut, NoMaster, NotPermitted, Version, Lost,
     }
-    Fact { Text(a), Number(a), Null }
+    Fact { Text(a), Number(a), Null, Micros(a) }
     Scale { To(a), Up(a), Down(a) }
     Surge { Count(a), Percent(a) }
     Task { Serve, Rehearse, Hook(a) }
