@@ -195,7 +195,9 @@ impl Shell {
             return;
         }
         for id in self.waiting.clone() {
-            if self.control.has_asked(id) && !self.control.subscribers().contains(&id) {
+            // Who follows hears of it as of everything else.
+            let follows = self.control.subscribers().contains(&id) || self.record.is_followed_by(id);
+            if self.control.has_asked(id) && !follows {
                 self.control.reply(id, &Reply::Progress(line.text().to_string()), false);
             }
         }

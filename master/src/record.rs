@@ -63,6 +63,10 @@ impl Record {
         self.followers.remove(&client);
     }
 
+    pub(crate) fn is_followed_by(&self, client: u64) -> bool {
+        self.followers.contains_key(&client)
+    }
+
     pub(crate) fn followers(&self) -> Vec<u64> {
         self.followers.keys().copied().collect()
     }

@@ -259,9 +259,9 @@ fn a_report_without_an_exit_has_neither_status_nor_signal() {
 #[test]
 fn events_stream_until_the_master_ends() {
     for (words, out) in [
-        ("events", "> spawned 0\n< arm boot 0\n"),
-        ("events --json", "{\"event\":\"> spawned 0\"}\n{\"event\":\"< arm boot 0\"}\n"),
-        ("events --quiet", "> spawned 0\n< arm boot 0\n"),
+        ("events --steps", "> spawned 0\n< arm boot 0\n"),
+        ("events --steps --json", "{\"event\":\"> spawned 0\"}\n{\"event\":\"< arm boot 0\"}\n"),
+        ("events --steps --quiet", "> spawned 0\n< arm boot 0\n"),
     ] {
         let fake = Fake::new();
         let events = vec![Reply::Event("> spawned 0".into()), Reply::Event("< arm boot 0".into())];
@@ -280,7 +280,7 @@ fn events_end_when_nobody_reads_them() {
         peer.say(&Reply::Event("> spawned 0".into()));
         assert_eq!(peer.hear_or_end(), None);
     });
-    let mut ctl = fake.ctl("events");
+    let mut ctl = fake.ctl("events --steps");
     assert_eq!(ctl.line(), "> spawned 0\n");
     ctl.stop_reading();
     let ran = ctl.end();
