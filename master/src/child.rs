@@ -20,6 +20,7 @@ use proto::worker::{Evidence, FIRST_LISTENER_FD, FromWorker, REPORT_FD, Stage, T
 use proto::{CodecError, Inbox, Incarnation, Outbox, Phase, Slot};
 use rollout::{ReleaseId, Role};
 
+use crate::limit::Limit;
 use crate::listener::Listener;
 use crate::orphans::Met;
 use crate::timers::unix_millis;
@@ -161,8 +162,8 @@ impl Child {
         let argv = [c"worker".to_owned(), c_string(what.into())];
         let path = c_string(format!("/proc/self/fd/{}", exe.fd.as_raw_fd()).into());
         let pid = posix_spawn(path.as_c_str(), &actions, &attributes, &argv, &environment())?;
-        // Before its order to boot is sent: no app can have inherited ours.
-        crate::sys::limit_files(pid.as_raw(), exe.files.0, exe.files.1);
+        // Before its order to boot is sent: no app can have inherited ours, but what the master was started with.
+        let _ = crate::sys::limit(pid.as_raw(), Resource::RLIMIT_NOFILE, exe.files.0, exe.files.1);
         Ok(Self {
             id,
             slot,
@@ -259,6 +260,14 @@ impl Child {
             reports: None,
             inbox: Inbox::default(),
         })
+    }
+
+    /// Sets what it, and everything below it, may use.
+    ///
+    /// # Errors
+    /// Whatever prlimit(2) says.
+    pub(crate) fn limit(&self, limit: &Limit) -> io::Result<()> {
+        self.pid.map_or(Ok(()), |pid| limit.set(pid))
     }
 
     /// Whether it boots an app: a hook is none.

@@ -14,6 +14,7 @@ use proto::worker::{Check, Ready};
 use rollout::MAX_WORKERS;
 
 use crate::address::Address;
+use crate::limit::Limit;
 use crate::sources::{self, Origins, Wrong};
 use crate::user::{self, Account, NamedGroup, Umask};
 use crate::value::{self, ReadyHow};
@@ -112,6 +113,10 @@ pub(crate) struct Cli {
     /// Which permissions new files of the app do not get, in octal [default: as of the master]
     #[arg(long, value_name = "MODE", value_parser = Umask::parse, help_heading = USER)]
     pub(crate) umask: Option<Umask>,
+
+    /// What a worker and its app may use, as prlimit(1) calls it; repeatable [default: as the master was started]
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = Limit::parse, help_heading = USER)]
+    pub(crate) limit: Vec<Limit>,
 
     /// What a release has to pass before it serves anybody: http:/PATH (2xx), http://HOST/PATH (HOST is only the Host header)
     /// or exec:COMMAND (exit status 0); repeatable
@@ -247,6 +252,9 @@ impl Cli {
         }
         if let Err(error) = user::resolve(self.user.as_ref(), self.group.as_ref()) {
             bail!("--user{}: {error:#}", at("user"));
+        }
+        if let Some(error) = self.limit.iter().find_map(|limit| limit.check().err()) {
+            bail!("--limit{} {error}", at("limit"));
         }
         let sockets = !self.listen.is_empty() || inherits_sockets();
         if self.ready == ReadyHow::Explicit(Ready::Accepting) && !sockets {

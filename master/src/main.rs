@@ -15,6 +15,7 @@ mod counters;
 mod happen;
 mod holder;
 mod leftovers;
+mod limit;
 mod listener;
 mod lock;
 mod log;

@@ -14,6 +14,7 @@ use proto::worker::{Bytes, Check, Command, HookCommand, Ready, User};
 use rollout::Settings;
 
 use crate::cli::{Cli, parse_name};
+use crate::limit::Limit;
 use crate::release::absolute;
 use crate::user;
 
@@ -50,6 +51,8 @@ pub(crate) struct Site {
     pub(crate) user: Option<User>,
     /// Of the app.
     pub(crate) umask: Option<u32>,
+    /// What each worker and its app may use.
+    pub(crate) limits: Vec<Limit>,
     pub(crate) stop_signal: Signal,
     /// How long a worker serves without a master.
     pub(crate) orphan_timeout: Duration,
@@ -115,6 +118,7 @@ impl Site {
             max_memory: cli.max_memory,
             user,
             umask: cli.umask.map(|umask| umask.0),
+            limits: cli.limit,
             stop_signal: cli.stop_signal,
             orphan_timeout: cli.orphan_timeout,
             log_prefix: cli.log_prefix,

@@ -63,6 +63,10 @@ impl Shell {
         let mut child = Child::spawn(&self.exe, &fds, &self.site.name, seat)
             .map_err(|e| anyhow::anyhow!("cannot make a worker process: {e} (see `ulimit -u`, `ulimit -n`)"))?;
         child.private = private;
+        for limit in &self.site.limits {
+            // Dropped, it hears nothing more, and ends.
+            child.limit(limit).with_context(|| format!("cannot set --limit {}", limit.name))?;
+        }
         Ok(child)
     }
 

@@ -28,11 +28,15 @@ pub(crate) fn own(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Gives a child process this soft limit of open files: what the master was started with, not what it has raised its own to.
-pub(crate) fn limit_files(pid: i32, soft: u64, hard: u64) {
+/// Gives a child process a limit.
+///
+/// # Errors
+/// Whatever prlimit(2) says.
+pub(crate) fn limit(pid: i32, what: nix::sys::resource::Resource, soft: u64, hard: u64) -> std::io::Result<()> {
     let limit = nix::libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the new limit is read from a living value, and no old one is written.
-    unsafe { nix::libc::prlimit(pid, nix::libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+    let set = unsafe { nix::libc::prlimit(pid, what as _, &raw const limit, std::ptr::null_mut()) };
+    if set < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Undoes an ignored SIGCHLD, which some parents hand down: the kernel would reap our children before we can wait.

@@ -80,7 +80,7 @@ fn worker_and_app_are_the_user_on_a_port_of_root_s() {
     site.release("41", "");
     site.deploy("41");
     let listen = format!("tcp://127.0.0.1:{port}");
-    let start = theirs(&site).workers(2).listen(&[&listen]).options(&["--umask", "027"]);
+    let start = theirs(&site).workers(2).listen(&[&listen]).options(&["--umask", "027", "--limit", "nofile=777:888"]);
     let mut master = start.start();
     master.until_state("steady");
     has(&process::status(master.pid()), "Uid", "0");
@@ -91,6 +91,9 @@ fn worker_and_app_are_the_user_on_a_port_of_root_s() {
         has(&status, "NoNewPrivs", "1");
         has(&status, "CapEff", "0000000000000000");
         has(&status, "Umask", "0027");
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+        let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+        assert!(files.split_whitespace().eq("Max open files 777 888 files".split(' ')), "{files}");
         assert!(!status["Groups"].split_whitespace().any(|group| group == "0"), "{}", status["Groups"]);
     }
     let environment = process::environment(master.app_pids()[0]);
@@ -269,6 +272,7 @@ fn what_cannot_be_is_a_usage_error() {
         (&["--user", "root", "--group", "no-such-group"], "there is no group 'no-such-group'"),
         (&["--group", "root"], "--group needs --user"),
         (&["--user", "3999999999"], "--group"),
+        (&["--limit", "files=3"], "there is no limit 'files'"),
         (&["--umask", "9"], "octal digits are wanted"),
     ] {
         let output = site.master().options(options).run();
