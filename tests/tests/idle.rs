@@ -132,6 +132,38 @@ fn nothing_ticks_with_checks_and_hooks() {
     assert_idle(&master);
 }
 
+// Of ppoll(2), which is what there is elsewhere, only a pointer would be seen.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_worker_without_a_master_waits_for_the_next_one_and_for_its_deadline_alone() {
+    let site = Site::new();
+    site.release("41", "");
+    site.deploy("41");
+    let master = site.master().workers(2).options(&["--orphan-timeout", "1h"]).start();
+    let stats = master.until_state("steady");
+    let address = master.address();
+    tests::aftermath::kill(&master);
+    for worker in stats.worker_status {
+        let pid = worker.pid.expect("a pid") as i32;
+        // The pipe from its master is closed by now, or about to be.
+        while process::descriptors(pid).contains_key(&0) {
+            std::thread::yield_now();
+        }
+        let calls = settled(pid);
+        let timeouts: Vec<_> = calls.iter().filter_map(|call| timeout(call)).collect();
+        // One wait until the deadline: poll(2)'s third argument, in milliseconds.
+        let [wait] = &timeouts[..] else { panic!("{calls:?}") };
+        let argument = wait.split_whitespace().nth(3).expect("a timeout");
+        let millis = u64::from_str_radix(argument.trim_start_matches("0x"), 16);
+        assert!(millis.is_ok_and(|millis| (3_000_000..=3_600_000).contains(&millis)), "{wait}");
+        let switches = || process::status(pid)["voluntary_ctxt_switches"].clone();
+        let before = switches();
+        let _ = tests::http::get(&address, "/");
+        assert_eq!(before, switches(), "it takes part in a request");
+        assert_eq!(armed(pid), [""; 0]);
+    }
+}
+
 #[test]
 fn a_largest_age_is_a_timer_a_worker_in_the_master_alone() {
     let site = Site::new();
