@@ -48,7 +48,7 @@ pub fn folder() -> &'static Path {
 pub struct Server {
     /// The application's folder in `tests/servers`: `good` and `broken` lie in it.
     pub app: &'static str,
-    /// The program, below [`folder`].
+    /// The program, below [`folder`]; `./NAME`: in the release.
     pub program: &'static str,
     /// Its arguments; `{user}` in them and in the options is this test's own user.
     pub args: &'static [&'static str],
@@ -56,6 +56,8 @@ pub struct Server {
     pub options: &'static [&'static str],
     /// What the broken release says of itself.
     pub error: &'static str,
+    /// What puts the program into a release, where it lies there.
+    pub build: Option<fn(&Path)>,
 }
 
 /// gunicorn, one request at a time.
@@ -65,6 +67,7 @@ pub const GUNICORN_SYNC: Server = Server {
     args: &["-w", "1", "--no-control-socket", "app:app"],
     options: &[],
     error: "ModuleNotFoundError: No module named 'flask_login_of_the_next_release'",
+    build: None,
 };
 
 /// gunicorn with threads: kept connections, an epoll.
@@ -86,6 +89,7 @@ pub const UVICORN: Server = Server {
     args: &["serve_uvicorn.py"],
     options: &[],
     error: "SyntaxError: expected ':'",
+    build: None,
 };
 
 /// uvicorn as its own program, which drops what it has not read when it stops.
@@ -95,6 +99,32 @@ pub const UVICORN_PLAIN: Server =
 /// hypercorn, stopped with care.
 pub const HYPERCORN: Server = Server { args: &["serve_hypercorn.py"], ..UVICORN };
 
+/// daphne, stopped with care.
+pub const DAPHNE: Server = Server { args: &["serve_daphne.py"], ..UVICORN };
+
+/// daphne as its own program, with the same fault as uvicorn's.
+pub const DAPHNE_PLAIN: Server =
+    Server { program: "bin/daphne", args: &["--fd", "3", "--access-log", "/dev/null", "app:app"], ..DAPHNE };
+
+/// uWSGI, which takes the inherited socket by itself.
+pub const UWSGI: Server = Server {
+    program: "bin/uwsgi",
+    args: &[
+        "--master",
+        "--need-app",
+        "--protocol",
+        "http",
+        "--add-header",
+        "Connection: close",
+        "--hook-master-start",
+        "unix_signal:15 gracefully_kill_them_all",
+        "--disable-logging",
+        "--module",
+        "app:app",
+    ],
+    ..GUNICORN_SYNC
+};
+
 /// node's own HTTP server.
 pub const NODE: Server = Server {
     app: "node",
@@ -102,6 +132,7 @@ pub const NODE: Server = Server {
     args: &["server.js"],
     options: &[],
     error: "Cannot find module 'package-of-the-next-release'",
+    build: None,
 };
 
 /// puma, without its queue.
@@ -111,11 +142,43 @@ pub const PUMA: Server = Server {
     args: &["-C", "puma.rb"],
     options: &[],
     error: "cannot load such file -- gem_of_the_next_release",
+    build: None,
 };
 
 /// unicorn, which loads the application in its first process.
 pub const UNICORN: Server =
     Server { program: "bin/unicorn", args: &["-c", "unicorn.rb"], options: &["--stop-signal", "QUIT"], ..PUMA };
+
+/// Starlet, which is given the inherited socket by Server::Starter's variable.
+pub const STARLET: Server = Server {
+    app: "psgi",
+    program: "bin/plackup",
+    args: &["-s", "Starlet", "-E", "production", "--max-workers", "4", "app.psgi"],
+    options: &[],
+    error: "Can't locate Module/Of/The/Next/Release.pm in @INC",
+    build: None,
+};
+
+/// Starman, the same way. Both of its stops lose requests.
+pub const STARMAN: Server = Server {
+    program: "bin/starman",
+    args: &["--workers", "4", "--preload-app", "-E", "production", "app.psgi"],
+    ..STARLET
+};
+
+/// A server in Go.
+pub const GO: Server = Server {
+    app: "go",
+    program: "./server",
+    args: &[],
+    options: &[],
+    error: "open greeting.txt: no such file or directory",
+    build: Some(build_go),
+};
+
+/// A server in Rust, made with axum and listenfd (`src/bin/rust_server.rs`).
+pub const RUST: Server =
+    Server { app: "rust", error: "Error: \"greeting.txt: No such file or directory", build: Some(build_rust), ..GO };
 
 /// php-fpm, which compiles the application while it boots.
 pub const PHP_FPM: Server = Server {
@@ -134,7 +197,26 @@ pub const PHP_FPM: Server = Server {
     ],
     options: &["--stop-signal", "QUIT", "--env", "FPM_SOCKETS=/none/inherited.sock={fd}", "--env", "FPM_USER={user}"],
     error: "PHP Parse error:  syntax error",
+    build: None,
 };
+
+/// Compiles the release's `main.go`, with what was compiled before kept beside the servers.
+fn build_go(release: &Path) {
+    let go = folder().join("bin/go");
+    let mut command = Command::new(&go);
+    command.args(["build", "-o", "server", "main.go"]).current_dir(release);
+    command.env("GOCACHE", folder().join("go")).env("GOPROXY", "off").env("GOFLAGS", "").env("GO111MODULE", "auto");
+    let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", go.display()));
+    assert!(output.status.success(), "go build: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Copies the program there. It lies beside the running test (`TARGET/PROFILE/deps/TEST`): cargo builds it with that.
+fn build_rust(release: &Path) {
+    let test = std::env::current_exe().expect("the test's own path");
+    let built = test.ancestors().nth(2).expect("a profile folder").join("rust-server");
+    let copied = Command::new("cp").arg(&built).arg(release.join("server")).status().expect("cp runs");
+    assert!(copied.success(), "{} cannot be copied", built.display());
+}
 
 /// php-fpm as root asks for a user's name; any other user can only give its own.
 fn with_user(text: &str) -> String {
@@ -146,9 +228,13 @@ impl Server {
     /// The words of the master's COMMAND.
     #[must_use]
     pub fn command(&self) -> Vec<OsString> {
+        let words = self.args.iter().map(|arg| with_user(arg).into());
+        if self.program.starts_with("./") {
+            return std::iter::once(self.program.into()).chain(words).collect();
+        }
         let program = folder().join(self.program);
         assert!(program.exists(), "scripts/servers did not install {}", program.display());
-        std::iter::once(program.into()).chain(self.args.iter().map(|arg| with_user(arg).into())).collect()
+        std::iter::once(program.into()).chain(words).collect()
     }
 
     /// Its options of the master.
@@ -170,6 +256,9 @@ impl Server {
             if entry.file_type().expect("a type").is_file() {
                 fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
             }
+        }
+        if let Some(build) = self.build {
+            build(&to);
         }
         to
     }

@@ -1,4 +1,5 @@
-//! The promises of a phased restart, kept with real servers: gunicorn, uvicorn, hypercorn, node, puma, unicorn, php-fpm.
+//! The promises of a phased restart, kept with real servers: gunicorn, uvicorn, hypercorn, daphne, uWSGI, node, puma,
+//! unicorn, Starlet, Starman, php-fpm, and servers in Go and Rust.
 //!
 //! Each of them serves on the inherited socket and is seen to be ready by that alone (evidence `accepting`). A good
 //! release takes over under load, a broken one is refused under load, a killed app comes back with known-good code
@@ -120,6 +121,16 @@ fn hypercorn() {
 }
 
 #[test]
+fn daphne() {
+    serves(&servers::DAPHNE);
+}
+
+#[test]
+fn uwsgi() {
+    serves(&servers::UWSGI);
+}
+
+#[test]
 fn node() {
     serves(&servers::NODE);
 }
@@ -134,19 +145,49 @@ fn unicorn() {
     serves(&servers::UNICORN);
 }
 
-/// uvicorn's own program drops connections that it has accepted and not read when it stops, so that it is not put under
-/// load; all else holds for it.
 #[test]
-fn uvicorn_as_its_own_program() {
-    let server = servers::UVICORN_PLAIN;
+fn starlet() {
+    serves(&servers::STARLET);
+}
+
+#[test]
+fn go() {
+    serves(&servers::GO);
+}
+
+#[test]
+fn rust() {
+    serves(&servers::RUST);
+}
+
+/// What is demanded of a server that loses requests by itself when it stops, so that it is not put under load.
+fn serves_without_load(server: &Server) {
     let site = Site::new();
-    let master = steady(&site, &server);
+    let master = steady(&site, server);
     let _ = master.roll("two").expect(0);
     all_on(&master.stats(), "two");
-    refused(&master, &server);
+    refused(&master, server);
     respawned_with_known_good(&master, |slot| slot.app_pid);
     assert!(master.get("/").starts_with("release=two "));
     stopped(master);
+}
+
+/// It drops connections that it has accepted and not read.
+#[test]
+fn uvicorn_as_its_own_program() {
+    serves_without_load(&servers::UVICORN_PLAIN);
+}
+
+/// The same.
+#[test]
+fn daphne_as_its_own_program() {
+    serves_without_load(&servers::DAPHNE_PLAIN);
+}
+
+/// Its quick stop cuts answers off, its graceful one drops what it has accepted and not read.
+#[test]
+fn starman() {
+    serves_without_load(&servers::STARMAN);
 }
 
 fn php_fpm_on(listen: &dyn Fn(&Site) -> String) {
