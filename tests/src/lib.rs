@@ -17,6 +17,7 @@ pub mod http;
 pub mod lines;
 pub mod load;
 pub mod master;
+pub mod pages;
 pub mod process;
 pub mod servers;
 pub mod servers_fcgi;

@@ -145,6 +145,16 @@ pub const PUMA: Server = Server {
     build: None,
 };
 
+/// puma as a Rails application has it: `config/puma.rb`, threads by RAILS_MAX_THREADS.
+pub const RAILS: Server = Server { app: "rails", args: &["-C", "config/puma.rb"], ..PUMA };
+
+/// Django in gunicorn's threads.
+pub const DJANGO: Server = Server {
+    app: "django",
+    args: &["-w", "1", "-k", "gthread", "--threads", "3", "--no-control-socket", "shop.wsgi:application"],
+    ..GUNICORN_SYNC
+};
+
 /// unicorn, which loads the application in its first process.
 pub const UNICORN: Server =
     Server { program: "bin/unicorn", args: &["-c", "unicorn.rb"], options: &["--stop-signal", "QUIT"], ..PUMA };
@@ -200,6 +210,20 @@ pub const PHP_FPM: Server = Server {
     build: None,
 };
 
+/// Copies a folder, into one that may be there.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).unwrap_or_else(|error| panic!("{}: {error}", from.display())) {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).expect("a copy");
+        }
+    }
+}
+
 /// Compiles the release's `main.go`, with what was compiled before kept beside the servers.
 fn build_go(release: &Path) {
     let go = folder().join("bin/go");
@@ -250,13 +274,7 @@ impl Server {
     pub fn release(&self, site: &Site, name: &str, kind: &str) -> PathBuf {
         let from = root().join("tests/servers").join(self.app).join(kind);
         let to = site.release_dir(name);
-        fs::create_dir_all(&to).expect("a release");
-        for entry in fs::read_dir(&from).unwrap_or_else(|error| panic!("{}: {error}", from.display())) {
-            let entry = entry.expect("an entry");
-            if entry.file_type().expect("a type").is_file() {
-                fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
-            }
-        }
+        copy(&from, &to);
         if let Some(build) = self.build {
             build(&to);
         }

@@ -6,33 +6,11 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use tests::pages::{self, Block};
 use tests::{binaries, servers};
 
-/// A fenced block: the words behind the fence, and what stands in it.
-struct Block {
-    kind: Vec<String>,
-    text: String,
-}
-
 fn blocks() -> Vec<Block> {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README.md");
-    let mut blocks = Vec::new();
-    let mut open: Option<Block> = None;
-    for line in readme.lines() {
-        match (line.strip_prefix("```"), &mut open) {
-            (Some(_), Some(_)) => blocks.extend(open.take()),
-            (Some(kind), None) => {
-                let kind = kind.split_whitespace().map(String::from).collect();
-                open = Some(Block { kind, text: String::new() });
-            }
-            (None, Some(block)) => {
-                block.text.push_str(line);
-                block.text.push('\n');
-            }
-            (None, None) => {}
-        }
-    }
-    blocks
+    pages::blocks(&pages::read("README.md"))
 }
 
 fn find(kind: &[&str]) -> Block {
