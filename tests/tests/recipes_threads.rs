@@ -41,7 +41,6 @@ fn steady<'a>(site: &'a Site, server: &Server, options: &[&str], variable: (&str
     for name in ["one", "two"] {
         server.release(site, name, "good");
     }
-    server.release(site, "broken", "broken");
     site.deploy("one");
     let master = site.master().default_workers().env("WEB_CONCURRENCY", "2").env(variable.0, variable.1);
     let master = server.start(master.options(options));
@@ -58,6 +57,7 @@ fn steady<'a>(site: &'a Site, server: &Server, options: &[&str], variable: (&str
 fn an_application_in_the_manner_of_rails() {
     let site = Site::new();
     let server = servers::RAILS;
+    server.release(&site, "broken", "broken");
     let master = steady(&site, &server, &[], ("RAILS_MAX_THREADS", "3"));
     let load = Load::start(&master.address());
     load.until("one");
@@ -76,7 +76,10 @@ fn an_application_in_the_manner_of_rails() {
 fn a_django_project() {
     let site = Site::new();
     let server = servers::DJANGO;
-    server.release(&site, "unloadable", "unloadable");
+    for name in ["broken", "unmigrated"] {
+        server.release(&site, name, "good");
+        server.release(&site, name, name);
+    }
     let python = servers::folder().join("venv/bin/python");
     let migrate = format!("'{}' manage.py migrate --no-input", python.display());
     let options = ["--before-rollout", &migrate, "--check", "http://shop.example/health"];
@@ -89,8 +92,7 @@ fn a_django_project() {
     let apps = master.app_pids();
     for (release, stage, words) in [
         ("broken", Stage::Hook, "django.db.utils.OperationalError: no such table: shop_items"),
-        // Django loads its urls at the first request: nothing but the check would find this.
-        ("unloadable", Stage::Check, server.error),
+        ("unmigrated", Stage::Check, "django.db.utils.OperationalError: no such table: shop_goods"),
     ] {
         let said = master.roll(release).expect(3);
         assert!(said.stderr.contains(&format!("stage {stage}")), "{}", said.stderr);
