@@ -46,6 +46,13 @@ impl Load {
         Self::with(address, 2, 2, Duration::from_millis(1))
     }
 
+    /// The same, but they rest so long that what else runs on the machine hardly notices them: for a test in which other
+    /// programs have much to do.
+    #[must_use]
+    pub fn light(address: &Address) -> Self {
+        Self::with(address, 2, 2, Duration::from_millis(50))
+    }
+
     /// `kept` clients with keep-alive and `fresh` ones with a new connection for each request, as fast as they can.
     #[must_use]
     pub fn full_speed(address: &Address, kept: usize, fresh: usize) -> Self {

@@ -44,6 +44,15 @@ impl Site {
     #[must_use]
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
+        Self::within(DEADLINE)
+    }
+
+    /// The same with another deadline, for a test that has to run programs that take their time.
+    ///
+    /// # Panics
+    /// When there is no room for it.
+    #[must_use]
+    pub fn within(deadline: Duration) -> Self {
         // Building them, where nobody has, takes none of the test's time.
         let _ = crate::binaries::folder();
         let folder = tempfile::Builder::new().prefix("ph-").tempdir().expect("a folder");
@@ -55,7 +64,7 @@ impl Site {
         fs::DirBuilder::new().mode(0o700).create(folder.path().join("run")).expect("a folder");
         let scene = Arc::new(Scene {
             folder,
-            deadline: Instant::now() + DEADLINE,
+            deadline: Instant::now() + deadline,
             logs: Mutex::new(Vec::new()),
             shown: AtomicBool::new(false),
             links: AtomicU32::new(0),
