@@ -12,6 +12,7 @@ pub mod aftermath;
 pub mod binaries;
 pub mod control;
 pub mod ctl;
+pub mod fleet;
 pub mod gates;
 pub mod http;
 pub mod lines;
