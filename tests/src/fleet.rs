@@ -113,6 +113,19 @@ impl Fleet {
         folder
     }
 
+    /// Packs a release's folder, as a folder in an archive.
+    ///
+    /// # Panics
+    /// When it cannot be packed.
+    #[must_use]
+    pub fn archive(&self, source: &Path) -> PathBuf {
+        let name = source.file_name().expect("a name");
+        let archive = self.own("build").join(name).with_extension("tar.gz");
+        let packed = Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(self.own("build")).arg(name).status();
+        assert!(packed.expect("tar runs").success());
+        archive
+    }
+
     /// Starts a master on a host, for releases made by [`Self::source`], with `current` as it is.
     pub fn start<'a>(&'a self, site: &'a Site) -> Master<'a> {
         let fixture = binary("fixture");
