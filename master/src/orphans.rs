@@ -70,6 +70,9 @@ pub(crate) struct Met {
     pub(crate) understands: bool,
 }
 
+/// How often one is read before the others' turn comes.
+const READS: usize = 16;
+
 /// Somebody who is being asked.
 struct Asked {
     pid: i32,
@@ -199,9 +202,9 @@ fn hear(asked: &mut [Asked]) {
 }
 
 impl Asked {
-    /// Reads what is there.
+    /// Reads what is there; of one that does not stop talking a part, so that it takes nobody else's time.
     fn hear(&mut self) {
-        loop {
+        for _ in 0..READS {
             let mut buffer = [0; 16 << 10];
             let mut space = cmsg_space!([RawFd; MOST_SOCKETS]);
             let mut into = [IoSliceMut::new(&mut buffer)];
@@ -219,7 +222,7 @@ impl Asked {
                 Err(Errno::EAGAIN) => return,
                 Err(_) => 0,
             };
-            if length == 0 {
+            if length == 0 || self.sockets.len() > MOST_SOCKETS {
                 self.over = true;
                 return;
             }
