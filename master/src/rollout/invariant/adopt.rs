@@ -258,6 +258,16 @@ fn check_confirm(memory: &Memory, left: Option<Duration>, actions: &[Action], af
             _ => Err(String::from("a confirm is waited for that nobody owes")),
         };
     };
+    // A rollout without a soak may be over in this step: what it brings takes the place of what was waited for.
+    let promoted = |to: ReleaseId| actions.contains(&Action::Note(Note::Promoted(to)));
+    let to = memory.run.as_ref().map(|run| run.to.release).filter(|to| promoted(*to));
+    if to.is_some_and(|to| memory.known_good.is_none_or(|good| good.release != to)) {
+        let confirming = actions.iter().any(|a| matches!(a, Action::Note(Note::Confirming { .. })));
+        return match after.pending.is_some() == confirming && !after.unconfirmed {
+            true => Ok(()),
+            false => Err(String::from("something else was promoted, and the confirm is still waited for")),
+        };
+    }
     let left = left.unwrap_or(pending.within);
     if !left.is_zero() {
         return match armed == Some(left) && after.pending == Some(pending) && !after.unconfirmed {
