@@ -224,7 +224,9 @@ fn check_trust(memory: &Memory, serving: &[Found], actions: &[Action], after: &R
     if memory.held != after.held && !after.unconfirmed && !all_there_is && !replaced {
         return Err(String::from("P7: what is held is not what was"));
     }
-    let kept = memory.refused.iter().all(|r| *r == good.release || after.refused.contains(r));
+    // What is held from now on serves by a person's will.
+    let held = after.held.filter(|_| replaced).map(|held| held.release);
+    let kept = memory.refused.iter().all(|r| *r == good.release || Some(*r) == held || after.refused.contains(r));
     if !kept {
         return Err(String::from("P5: a refused release is forgotten"));
     }
