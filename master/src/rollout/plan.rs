@@ -104,9 +104,14 @@ impl Rollout {
                     WorkerState::Booting if rolling && self.budget().surge > 0 => {}
                     WorkerState::Booting => self.end(*id, out),
                     WorkerState::Ready => {
-                        let stop_first = self.budget().surge == 0 && (rolling || self.may_put_back(slot));
+                        let put_back = || self.may_put_back(slot) && !self.gives_up();
+                        let stop_first = self.budget().surge == 0 && (rolling || put_back());
                         if stop_first && self.ready_slots() > self.needed() {
                             self.end(*id, out);
+                            // The rollout's budget allows it: it is not over before that one is gone.
+                            if let Some(run) = self.run_mut().filter(|r| r.touches()) {
+                                run.touched.insert(slot);
+                            }
                         }
                     }
                     WorkerState::Draining => {}
@@ -229,6 +234,12 @@ impl Rollout {
         }
     }
 
+    /// Whether a rollback is over before it puts anything back: a slot that waits counts as failed.
+    fn gives_up(&self) -> bool {
+        let back = self.run().is_some_and(|r| matches!(r.stage, RunStage::RollingBack(_)));
+        back && self.slots.iter().any(|s| s.backoff)
+    }
+
     pub(crate) fn retry_later(&mut self, slot: Slot, out: &mut Vec<Action>) {
         let Some(state) = self.slot_mut(slot) else { return };
         state.backoff = true;
@@ -329,7 +340,7 @@ impl Rollout {
                 true
             }
             RunStage::RollingBack(outcome) => {
-                if self.slots.iter().any(|s| s.backoff) {
+                if self.gives_up() {
                     if let Some(run) = self.run_mut() {
                         run.stage = RunStage::GivingUp;
                     }

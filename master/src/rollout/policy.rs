@@ -6,6 +6,7 @@ use proto::Surge;
 
 use crate::Mode;
 use crate::Rollout;
+use crate::run::RunStage;
 use crate::slot::Role;
 
 /// The most slots a master has.
@@ -122,6 +123,10 @@ impl Rollout {
     pub(crate) fn budget(&self) -> Budget {
         let workers = self.slots.len() as u32;
         let (surge, max_unavailable) = match &self.mode {
+            // Nothing is to be unavailable because of a rollout that may never come to touch anything.
+            Mode::Running(run) if run.stage == RunStage::Scouting => {
+                (run.surge, run.max_unavailable.min(self.settings.max_unavailable))
+            }
             Mode::Running(run) => (run.surge, run.max_unavailable),
             _ => (self.settings.surge, self.settings.max_unavailable),
         };

@@ -297,6 +297,11 @@ impl Rollout {
 }
 
 impl Run {
+    /// Whether it has to do with slots, by now.
+    pub(crate) fn touches(&self) -> bool {
+        self.stage != RunStage::Scouting && self.kind != Kind::Rehearsal
+    }
+
     /// Stops the quiet time that runs, if one does.
     pub(crate) fn quiet(&self, out: &mut Vec<Action>) {
         match self.stage {

@@ -193,6 +193,10 @@ pub(super) fn check_undoing(before: &Rollout, actions: &[Action], after: &Rollou
         if !before.is_candidate(worker) && !put_back(before) && !put_back(after) && !stale {
             return Err(format!("P4: worker {id} had not been replaced and is drained by a rollback"));
         }
+        // Its own budget may allow what the master's does not.
+        if !after.is_ready(worker.slot) && !run.touched.contains(&worker.slot) {
+            return Err(format!("P2: worker {id} is stopped first by a rollback that does not wait for its end"));
+        }
     }
     Ok(())
 }

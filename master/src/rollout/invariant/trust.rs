@@ -59,6 +59,15 @@ pub(super) fn check_scouts(before: &Rollout, event: &Event, actions: &[Action], 
         if !run.touched.is_empty() || tried {
             return Err(String::from("P4: a slot is touched before everything has been found out"));
         }
+        // Whatever its own budget will be: it may never come to that.
+        let stopped = |a: &Action| match a {
+            Action::Drain { worker, .. } => before.workers.get(worker).is_some_and(|w| !after.is_ready(w.slot)),
+            _ => false,
+        };
+        let fewest = (after.slots.len() as u32).saturating_sub(after.settings.max_unavailable);
+        if after.ready_slots() < fewest && before.ready_slots() > after.ready_slots() && actions.iter().any(stopped) {
+            return Err(String::from("P2: a worker is stopped first before everything has been found out"));
+        }
     }
     if let Some(start) = after.starting()
         && !start.scout.is_through()
