@@ -266,7 +266,9 @@ impl Rollout {
                 self.reset_crashes(slot, out);
             }
         }
-        if self.ready_slots() == self.slots.len() as u32 && !self.is_degraded() {
+        // Also beside a rollout that is undone, or held: whatever else may serve does not count.
+        let good = |w: &Worker| w.state == WorkerState::Ready && w.code.release == self.known_good.release;
+        if self.slot_numbers().all(|slot| self.living(slot).any(|(_, w)| good(w))) {
             self.confirmed = true;
         }
         changed

@@ -5,14 +5,15 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::action::{Action, Kind, Note, Outcome};
+use crate::action::{Action, Answer, Kind, Note, Outcome};
 use crate::event::{Command, Event, ReleaseId, Timer};
 use crate::run::RunStage;
-use crate::slot::{Role, WorkerState};
+use crate::slot::{Role, Worker, WorkerState};
 use crate::{Mode, Rollout};
 
 /// The memory is written whenever it changes, once, and before anything of the step can be noticed.
 pub(super) fn check_memory(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    check_known_good(before, event, actions, after)?;
     let written = |a: &&Action| matches!(a, Action::Remember(_));
     let noticed = |a: &Action| {
         use Action::{Drain, EndLeftovers, Exit, Kill, Reply, ResolveDir, Spawn};
@@ -36,6 +37,25 @@ pub(super) fn check_memory(before: &Rollout, event: &Event, actions: &[Action], 
         return Err(String::from("something can be noticed before it is remembered"));
     }
     Ok(())
+}
+
+/// P5: of itself a release becomes known-good only where it serves every slot.
+fn check_known_good(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
+    let said = |a: &Action| {
+        matches!(a, Action::Note(Note::Promoted(_)) | Action::Reply { answer: Answer::Pinned { .. }, .. })
+    };
+    let became = after.confirmed && !(before.confirmed && before.known_good == after.known_good);
+    if !became || matches!(event, Event::Adopt { .. }) || actions.iter().any(said) {
+        return Ok(());
+    }
+    // What comes next may begin in the same step, and with surge 0 by ending somebody.
+    let ends = |id| actions.iter().any(|a| matches!(a, Action::Drain { worker, .. } if worker == id));
+    let good = |w: &Worker| w.role == Role::Serve && w.code.release == after.known_good.release;
+    let serves = |id, w: &Worker| good(w) && (w.state == WorkerState::Ready || ends(id));
+    match after.slot_numbers().all(|s| after.workers.iter().any(|(id, w)| w.slot == s && serves(id, w))) {
+        true => Ok(()),
+        false => Err(String::from("P5: a release is known-good that has never served every slot")),
+    }
 }
 
 /// Whether [`Rollout::memory`] is the same of both: without making either, which would be most of a search's work.
