@@ -37,6 +37,12 @@ struct World {
     script: String,
     alive: BTreeMap<Incarnation, Life>,
     roles: BTreeMap<Incarnation, Role>,
+    /// The last number that any master has given.
+    last: Incarnation,
+    /// Rollouts that any master has begun.
+    begun: BTreeSet<u64>,
+    /// Rollbacks that nobody has asked for.
+    by_itself: BTreeSet<u64>,
     /// Hooks and rehearsals that have passed, of which release.
     passed: BTreeSet<(Role, ReleaseId)>,
     /// What an earlier master would find, were this one gone now.
@@ -80,6 +86,9 @@ impl World {
             script,
             alive: BTreeMap::new(),
             roles: BTreeMap::new(),
+            last: Incarnation(0),
+            begun: opening.and_then(|o| o.memory.run.as_ref()).map(|run| run.id).into_iter().collect(),
+            by_itself: BTreeSet::new(),
             passed: BTreeSet::new(),
             written: None,
             armed: BTreeSet::new(),
@@ -147,6 +156,7 @@ impl World {
         for action in &actions {
             self.perform(action)?;
         }
+        self.look_at_hooks(event, &actions)?;
         if let Err(why) = invariant::check(&before, event, &actions, &self.mind) {
             return Err(self.fail(&why));
         }
@@ -170,6 +180,33 @@ impl World {
         Ok(())
     }
 
+    /// The hook after a rollback says whether anybody had asked for it, whoever is the master by then.
+    fn look_at_hooks(&mut self, event: &Event, actions: &[Action]) -> Result<(), TestCaseError> {
+        let asked = matches!(event, Event::Command { .. });
+        for action in actions {
+            match action {
+                // What is taken over has begun before.
+                Action::Began { id, kind: Kind::Rollback, .. } if !asked && self.begun.insert(*id) => {
+                    self.by_itself.insert(*id);
+                }
+                Action::Began { id, .. } => {
+                    self.begun.insert(*id);
+                }
+                Action::Ended(ended) if ended.outcome == Outcome::Promoted => {
+                    let wrong = match self.by_itself.contains(&ended.id) {
+                        true => Role::OnPromote,
+                        false => Role::OnFailure,
+                    };
+                    if actions.iter().any(|a| matches!(a, Action::Spawn { role, .. } if *role == wrong)) {
+                        return Err(self.fail(&format!("the hook of rollout {} is {wrong}", ended.id)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn perform(&mut self, action: &Action) -> Result<(), TestCaseError> {
         match action {
             Action::Remember(memory) => {
@@ -186,9 +223,11 @@ impl World {
                 if slot.0 as usize >= slots {
                     return Err(self.fail(&format!("worker {worker} is spawned in a slot that does not exist")));
                 }
-                if self.alive.insert(*worker, Life::Booting).is_some() {
-                    return Err(self.fail(&format!("worker {worker} is spawned twice")));
+                if *worker <= self.last {
+                    return Err(self.fail(&format!("worker {worker} comes again, or after {}", self.last)));
                 }
+                self.last = *worker;
+                self.alive.insert(*worker, Life::Booting);
                 let surge = self.surges.map(|s| s.of(slots as u32)).into_iter().max().unwrap_or(0) as usize;
                 let is = |role| self.alive.keys().filter(|id| self.roles[*id] == role).count();
                 let (serving, rehearsing) = (is(Role::Serve), is(Role::Rehearse));

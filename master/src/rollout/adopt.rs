@@ -95,6 +95,7 @@ impl Rollout {
         self.refused = memory.refused.clone();
         self.held = memory.held;
         self.confirmed = memory.known_good.is_some();
+        self.fell_back = memory.fell_back;
         // Without a memory: what most of them run; what is held only where there is nothing else.
         let most = || {
             let codes = found.iter().filter(|f| f.serves()).map(|f| f.code);
@@ -125,7 +126,7 @@ impl Rollout {
     fn seat_found(&mut self, found: &[Found], out: &mut Vec<Action>) {
         let drain = self.settings.drain_timeout;
         for Found { worker: id, slot, code, left } in found.iter().copied() {
-            self.next_incarnation = self.next_incarnation.max(id.0.saturating_add(1));
+            self.take_numbers_below(id.0.saturating_add(1));
             let state = match left {
                 Left::Serving | Left::Unfit => WorkerState::Ready,
                 Left::Ending | Left::Strays => WorkerState::Draining,
@@ -160,8 +161,8 @@ impl Rollout {
     fn resume_run(&mut self, run: Option<Box<RunMemory>>, found: &[Found], out: &mut Vec<Action>) {
         let Some(run) = run else { return };
         // The way back from what nobody has confirmed begins anew; a `restart` has nothing to undo but an end.
-        let by_itself = run.kind == Kind::Rollback && self.pending.is_some_and(|p| p.back == run.to.release);
-        if by_itself && self.unconfirmed {
+        let goes_back = run.kind == Kind::Rollback && self.pending.is_some_and(|p| p.back == run.to.release);
+        if goes_back && self.unconfirmed {
             return;
         }
         let of_it = |w: &&Worker| w.state == WorkerState::Ready && w.code == run.to && !w.stale;
@@ -216,7 +217,7 @@ impl Rollout {
             only: None,
             touched,
             failed: None,
-            by_itself,
+            by_itself: run.by_itself,
             command: None,
             pauses: Vec::new(),
             aborts: Vec::new(),

@@ -116,6 +116,9 @@ fn check_spawns(before: &Rollout, actions: &[Action], after: &Rollout) -> Result
     for action in actions {
         let Action::Spawn { worker, slot, release, role, .. } = action else { continue };
         let Some(spawned) = after.workers.get(worker) else { continue };
+        if worker.0 >= after.taken_numbers() {
+            return Err(format!("worker {worker} is spawned, and the next master may give its number again"));
+        }
         if !trusts(before, after, spawned, *slot, *release) {
             return Err(format!("P5: worker {worker} ({role}) is spawned from {release}, which nobody trusts"));
         }

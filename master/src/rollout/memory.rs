@@ -29,6 +29,10 @@ pub struct Memory {
     pub next_phase: u32,
     /// The number that the next rollout takes.
     pub next_run: u64,
+    /// No worker has had this number, or a higher one.
+    pub next_incarnation: u64,
+    /// What `dir` named at the start did not boot: the known-good release stands in for it.
+    pub fell_back: bool,
     /// How many slots there were to be at the start, and how many a `scale` has made of them.
     pub scaled: Option<(u32, u32)>,
 }
@@ -67,6 +71,8 @@ pub struct RunMemory {
     pub canary_soak: Duration,
     /// `--confirm-within`.
     pub confirm_within: Option<Duration>,
+    /// Nobody has asked for it: what it leaves was not confirmed in time.
+    pub by_itself: bool,
     /// Where every slot is through, the next master finishes it: it is neither being undone nor paused.
     pub finish: bool,
 }

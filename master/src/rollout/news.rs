@@ -15,8 +15,7 @@ use crate::{Mode, Rollout};
 impl Rollout {
     /// Spawns a worker; `candidate` says that the running rollout tries it.
     pub(crate) fn spawn(&mut self, slot: Slot, code: Code, candidate: bool, out: &mut Vec<Action>) {
-        let worker = Incarnation(self.next_incarnation);
-        self.next_incarnation += 1;
+        let worker = self.take_number();
         let run = if candidate { self.run().map(|r| r.id) } else { None };
         let (role, state) = (Role::Serve, WorkerState::Booting);
         let due = false;

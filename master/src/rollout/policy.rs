@@ -21,6 +21,10 @@ pub const BOOT_GRACE: Duration = Duration::from_secs(5);
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// How many earlier releases are remembered for `rollback`, and how many refused ones.
 pub(crate) const REMEMBERED: usize = 32;
+/// How many numbers of workers are written down as taken at a time: not every spawn is a write.
+pub(crate) const NUMBERS_AT_A_TIME: u64 = 100;
+/// No worker gets a number as large as this: who has one has made it up.
+pub(crate) const LARGEST_NUMBER: u64 = 1 << 62;
 /// When a worker is tried to be replaced again after its replacement did not boot.
 pub(crate) const RECYCLE_AGAIN: Duration = Duration::from_secs(60);
 

@@ -92,8 +92,7 @@ impl Rollout {
         run: Option<u64>,
         out: &mut Vec<Action>,
     ) -> Incarnation {
-        let worker = Incarnation(self.next_incarnation);
-        self.next_incarnation += 1;
+        let worker = self.take_number();
         let slot = Slot(0);
         let state = WorkerState::Booting;
         self.seat(

@@ -6,6 +6,7 @@ use proto::{Incarnation, Phase, Slot};
 
 use crate::Rollout;
 use crate::event::ReleaseId;
+use crate::policy::{LARGEST_NUMBER, NUMBERS_AT_A_TIME};
 
 /// A release and the phase that brought it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +126,25 @@ impl Rollout {
             .iter()
             .filter_map(|id| self.workers.get(id).map(|w| (*id, w)))
             .filter(|(_, w)| w.state != WorkerState::Draining)
+    }
+
+    /// The number of a new worker.
+    pub(crate) fn take_number(&mut self) -> Incarnation {
+        let number = Incarnation(self.next_incarnation);
+        self.next_incarnation += 1;
+        number
+    }
+
+    /// These numbers have been given by another machine.
+    pub(crate) fn take_numbers_below(&mut self, next: u64) {
+        if next <= LARGEST_NUMBER {
+            self.next_incarnation = self.next_incarnation.max(next);
+        }
+    }
+
+    /// Where the next machine begins to number: above whatever this one gives before it has that written down.
+    pub(crate) fn taken_numbers(&self) -> u64 {
+        (self.next_incarnation - 1).next_multiple_of(NUMBERS_AT_A_TIME) + 1
     }
 
     /// A new worker takes its seat, or stands aside.

@@ -70,7 +70,20 @@ impl Rollout {
         gone: &[ReleaseId],
     ) -> Result<Self, Unstartable> {
         let kept = Box::new(memory.clone());
-        let Memory { known_good, mut previous, held, refused, pending, run, next_phase, next_run, scaled: _ } = memory;
+        // (A fallback ends with its machine: what `dir` names is judged anew.)
+        let Memory {
+            known_good,
+            mut previous,
+            held,
+            refused,
+            pending,
+            run,
+            next_phase,
+            next_run,
+            next_incarnation,
+            fell_back: _,
+            scaled: _,
+        } = memory;
         let mut notes = Vec::new();
         let mut refusals = refused;
         let mut refuse = |release| {
@@ -146,6 +159,7 @@ impl Rollout {
         machine.refused = refusals;
         machine.next_phase = next_phase;
         machine.next_run = next_run.max(1);
+        machine.take_numbers_below(next_incarnation);
         if let Mode::Starting(start) = &mut machine.mode {
             start.memory = Some(kept);
             start.trial = trial;
@@ -168,6 +182,7 @@ impl Rollout {
     #[must_use]
     pub fn reopen(settings: Settings, memory: Memory, release: ReleaseId) -> Self {
         let mut machine = Self::new(settings, release);
+        machine.take_numbers_below(memory.next_incarnation);
         if let Mode::Starting(start) = &mut machine.mode {
             start.memory = Some(Box::new(memory));
         }

@@ -21,7 +21,8 @@ pub(crate) struct Mark {
     run: Option<(u64, bool)>,
     refused: (usize, Option<ReleaseId>),
     previous: (usize, Option<ReleaseId>),
-    next: (u32, u64),
+    next: (u32, u64, u64),
+    fell_back: bool,
     slots: usize,
 }
 
@@ -34,7 +35,8 @@ impl Rollout {
             run: self.run().filter(|r| r.kind != Kind::Rehearsal).map(|r| (r.id, r.finishes())),
             refused: (self.refused.len(), self.refused.last().copied()),
             previous: (self.previous.len(), self.previous.last().copied()),
-            next: (self.next_phase, self.next_run),
+            next: (self.next_phase, self.next_run, self.taken_numbers()),
+            fell_back: self.fell_back,
             slots: self.slots.len(),
         }
     }
@@ -52,6 +54,8 @@ impl Rollout {
             run: run.map(|run| Box::new(run.memory())),
             next_phase: self.next_phase,
             next_run: self.next_run,
+            next_incarnation: self.taken_numbers(),
+            fell_back: self.fell_back,
             scaled: self.scaled(),
         }
     }
@@ -213,6 +217,7 @@ impl Run {
             canary: self.canary,
             canary_soak: self.canary_soak,
             confirm_within: self.confirm_within,
+            by_itself: self.by_itself,
             finish: self.finishes(),
         }
     }

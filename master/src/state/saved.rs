@@ -72,6 +72,11 @@ pub(crate) struct Saved {
     rollout: Option<SavedRun>,
     next_phase: u32,
     next_rollout: u64,
+    /// Not in the files of earlier masters, like the next one.
+    #[serde(default)]
+    next_incarnation: u64,
+    #[serde(default)]
+    fell_back: bool,
     /// How many workers were asked for, and how many a `scale` has made of them.
     scaled: Option<(u32, u32)>,
     refused: Vec<SavedRefusal>,
@@ -111,6 +116,8 @@ struct SavedRun {
     canary: u32,
     canary_soak: Duration,
     confirm_within: Option<Duration>,
+    #[serde(default)]
+    by_itself: bool,
     #[serde(default)]
     finish: bool,
 }
@@ -157,7 +164,19 @@ impl Saved {
         let path = |id: ReleaseId| Text(releases.bytes(id));
         let code = |code: Code| SavedCode { release: path(code.release), phase: code.phase.0 };
         // Whole, so that nothing new is forgotten here.
-        let Memory { known_good, previous, held, refused, pending, run, next_phase, next_run, scaled } = memory;
+        let Memory {
+            known_good,
+            previous,
+            held,
+            refused,
+            pending,
+            run,
+            next_phase,
+            next_run,
+            next_incarnation,
+            fell_back,
+            scaled,
+        } = memory;
         Self {
             known_good: known_good.map(code),
             previous: previous.iter().copied().map(path).collect(),
@@ -179,10 +198,13 @@ impl Saved {
                 canary: run.canary,
                 canary_soak: run.canary_soak,
                 confirm_within: run.confirm_within,
+                by_itself: run.by_itself,
                 finish: run.finish,
             }),
             next_phase: *next_phase,
             next_rollout: *next_run,
+            next_incarnation: *next_incarnation,
+            fell_back: *fell_back,
             scaled: *scaled,
             refused: refused
                 .iter()
@@ -234,6 +256,7 @@ impl Saved {
                     canary: run.canary,
                     canary_soak: run.canary_soak,
                     confirm_within: run.confirm_within,
+                    by_itself: run.by_itself,
                     finish: run.finish,
                 })
             }),
@@ -245,6 +268,8 @@ impl Saved {
             refused,
             next_phase: self.next_phase,
             next_run: self.next_rollout,
+            next_incarnation: self.next_incarnation,
+            fell_back: self.fell_back,
             scaled: self.scaled,
         };
         (memory, extra)

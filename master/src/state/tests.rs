@@ -70,10 +70,13 @@ fn all(releases: &mut Releases) -> (Memory, Extra) {
             canary: 1,
             canary_soak: Duration::MAX,
             confirm_within: Some(Duration::ZERO),
+            by_itself: true,
             finish: true,
         })),
         next_phase: 9,
         next_run: u64::MAX,
+        next_incarnation: u64::MAX,
+        fell_back: true,
         scaled: Some((4, 6)),
     };
     let refusal = Refusal { at: 17, report: Some(report(b"/app/releases/4\xff2", "answered 500", b"out\xffput\n\0")) };

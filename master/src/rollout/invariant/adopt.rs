@@ -11,7 +11,7 @@ use crate::action::{Action, Answer, Exit, Kind, Note, Outcome};
 use crate::adopt::{Found, Left};
 use crate::event::{Command, Event, ReleaseId, Timer};
 use crate::memory::{Memory, RunMemory};
-use crate::policy::Settings;
+use crate::policy::{LARGEST_NUMBER, Settings};
 use crate::run::RunStage;
 use crate::slot::{Code, Role, Worker, WorkerState};
 use crate::{Mode, Rollout};
@@ -104,6 +104,14 @@ pub(super) fn check_adoption(
     }
     check_ready(&serving, actions, after)?;
     check_trust(&memory, &serving, actions, after)?;
+    let promoted = actions.iter().any(|a| matches!(a, Action::Note(Note::Promoted(_))));
+    if after.fell_back != (memory.fell_back && !promoted) {
+        return Err(String::from("the known-good release stands in for what did not boot, and that is forgotten"));
+    }
+    let by_itself = |r: &crate::Run| r.by_itself != memory.run.as_ref().is_some_and(|m| m.id == r.id && m.by_itself);
+    if after.run().is_some_and(|r| by_itself(r) && r.id < memory.next_run) {
+        return Err(String::from("who asked for the rollout is forgotten"));
+    }
     check_confirm(&memory, *confirm_left, actions, after)?;
     check_run(&memory, &serving, actions, after)
 }
@@ -142,7 +150,8 @@ fn check_found(found: &[Found], actions: &[Action], after: &Rollout) -> Result<(
 
 /// No number is given twice.
 fn check_numbers(memory: &Memory, found: &[Found], actions: &[Action], after: &Rollout) -> Result<(), String> {
-    let workers = found.iter().map(|f| f.worker.0).max().unwrap_or(0);
+    let workers = found.iter().map(|f| f.worker.0).filter(|n| *n < LARGEST_NUMBER).max().unwrap_or(0);
+    let workers = workers.max(memory.next_incarnation.min(LARGEST_NUMBER).saturating_sub(1));
     let phases = found.iter().filter(|f| serves(f)).map(|f| f.code.phase.0);
     let phases = phases.chain(memory.known_good.map(|k| k.phase.0)).max().unwrap_or(0);
     if after.next_incarnation <= workers {

@@ -41,9 +41,8 @@ pub(super) fn check_memory(before: &Rollout, event: &Event, actions: &[Action], 
 
 /// P5: of itself a release becomes known-good only where it serves every slot.
 fn check_known_good(before: &Rollout, event: &Event, actions: &[Action], after: &Rollout) -> Result<(), String> {
-    let said = |a: &Action| {
-        matches!(a, Action::Note(Note::Promoted(_)) | Action::Reply { answer: Answer::Pinned { .. }, .. })
-    };
+    let said =
+        |a: &Action| matches!(a, Action::Note(Note::Promoted(_)) | Action::Reply { answer: Answer::Pinned { .. }, .. });
     let became = after.confirmed && !(before.confirmed && before.known_good == after.known_good);
     if !became || matches!(event, Event::Adopt { .. }) || actions.iter().any(said) {
         return Ok(());
@@ -62,7 +61,7 @@ fn check_known_good(before: &Rollout, event: &Event, actions: &[Action], after: 
 fn same_memory(a: &Rollout, b: &Rollout) -> bool {
     let good = |r: &Rollout| r.confirmed.then_some(r.known_good);
     let run = |r: &Rollout| r.run().filter(|r| r.kind != Kind::Rehearsal).map(crate::Run::memory);
-    let next = |r: &Rollout| (r.next_phase, r.next_run, r.scaled());
+    let next = |r: &Rollout| (r.next_phase, r.next_run, r.taken_numbers(), r.fell_back, r.scaled());
     (good(a), a.held, a.pending, next(a)) == (good(b), b.held, b.pending, next(b))
         && a.previous == b.previous
         && a.refused == b.refused

@@ -1,4 +1,5 @@
-//! What the mind remembers, as text: `known-good=r0@3 held=r2@5 previous=r4 refused=r1 next=6/4`.
+//! What the mind remembers, as text: `known-good=r0@3 held=r2@5 previous=r4 refused=r1 next=6/4/101`:
+//! at the end the next phase, the next rollout's number, and the next worker's (where that is not 1).
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -44,6 +45,7 @@ fn usual(id: u64, kind: Kind, from: Code, to: Code) -> RunMemory {
         canary: 0,
         canary_soak: soak,
         confirm_within: None,
+        by_itself: false,
         finish: true,
     }
 }
@@ -51,7 +53,7 @@ fn usual(id: u64, kind: Kind, from: Code, to: Code) -> RunMemory {
 /// A rollout's options that the next master goes by, where they are not the usual ones.
 fn options(run: &RunMemory, known_good: Option<Code>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let usual = usual(run.id, run.kind, known_good.unwrap_or(run.to), run.to);
-    for (word, is) in [("hold", run.hold), ("undo", !run.finish)] {
+    for (word, is) in [("hold", run.hold), ("by-itself", run.by_itself), ("undo", !run.finish)] {
         if is {
             write!(f, ",{word}")?;
         }
@@ -95,7 +97,14 @@ impl fmt::Display for Memory {
         if let Some((setting, slots)) = self.scaled {
             write!(f, "scaled={setting}/{slots} ")?;
         }
-        write!(f, "next={}/{}", self.next_phase, self.next_run)
+        if self.fell_back {
+            f.write_str("degraded=fell-back ")?;
+        }
+        write!(f, "next={}/{}", self.next_phase, self.next_run)?;
+        match self.next_incarnation {
+            0 | 1 => Ok(()),
+            number => write!(f, "/{number}"),
+        }
     }
 }
 
@@ -103,7 +112,7 @@ impl FromStr for Memory {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut memory = Self { next_phase: 1, next_run: 1, ..Self::default() };
+        let mut memory = Self { next_phase: 1, next_run: 1, next_incarnation: 1, ..Self::default() };
         for word in text.split_whitespace() {
             let wrong = || format!("'{word}' is nothing that is remembered");
             let (key, value) = word.split_once('=').ok_or_else(wrong)?;
@@ -116,13 +125,16 @@ impl FromStr for Memory {
                     let (back, within) = value.split_once('@').ok_or_else(wrong)?;
                     memory.pending = Some(Pending { back: release(back)?, within: time(within)? });
                 }
+                "degraded" => memory.fell_back = value == "fell-back",
                 "scaled" => {
                     let (setting, slots) = value.split_once('/').ok_or_else(wrong)?;
                     memory.scaled = Some((number(setting)?, number(slots)?));
                 }
                 "next" => {
                     let (phase, run) = value.split_once('/').ok_or_else(wrong)?;
+                    let (run, worker) = run.split_once('/').unwrap_or((run, "1"));
                     (memory.next_phase, memory.next_run) = (number(phase)?, number(run)?);
+                    memory.next_incarnation = number(worker)?;
                 }
                 kind => {
                     let kinds = [Kind::PhasedRestart, Kind::Rollback, Kind::Restart];
@@ -134,6 +146,7 @@ impl FromStr for Memory {
                     for word in words {
                         match word.split_once('=') {
                             None if word == "hold" => run.hold = true,
+                            None if word == "by-itself" => run.by_itself = true,
                             None if word == "undo" => run.finish = false,
                             Some(("from", code)) => run.from = code.parse()?,
                             Some(("surge", n)) => run.surge = n.parse()?,
