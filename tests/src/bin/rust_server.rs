@@ -49,8 +49,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let listener = listenfd::ListenFd::from_env().take_tcp_listener(0)?.ok_or("no inherited socket")?;
     listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+
     let (stop, stopping) = watch::channel(false);
-    let listener = UntilStopped(TcpListener::from_std(listener)?, stopping.clone());
+    let listener = UntilStopped(listener, stopping.clone());
 
     let last = map_response(move |mut answer: Response| {
         if *stopping.borrow() {

@@ -1,15 +1,16 @@
 """daphne on the inherited socket, losing nothing when it stops: `python serve_daphne.py`.
 
-`daphne --fd 3 app:app` serves as well, but on TERM it closes connections that it has accepted and not yet read.
+`daphne --fd 3 app:app` serves as well, but on TERM it closes connections that it has accepted and not yet read, and it takes
+every socket for an IPv4 one: on a Unix socket it answers nobody.
 """
 import signal
+import socket
 
 import daphne.server  # first of Twisted's users: it chooses the event loop
 from twisted.internet import reactor
 from twisted.web import http
 
 from app import app
-from daphne.endpoints import build_endpoint_description_strings
 
 
 def last(channel, request, version):
@@ -38,6 +39,9 @@ class Server(daphne.server.Server):
 
 
 if __name__ == "__main__":
-    server = Server(app, build_endpoint_description_strings(file_descriptor=3), signal_handlers=False)
+    inherited = socket.socket(fileno=3)
+    domain = inherited.family.name.removeprefix("AF_")
+    inherited.detach()
+    server = Server(app, [f"systemd:domain={domain}:index=0"], signal_handlers=False)
     signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(server.drain))
     server.run()
