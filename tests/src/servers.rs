@@ -186,7 +186,7 @@ pub const GO: Server = Server {
     build: Some(build_go),
 };
 
-/// A server in Rust, made with axum and listenfd (`src/bin/rust_server.rs`).
+/// A server in Rust, made with axum and listenfd (`tests/servers/rust/good/main.rs`).
 pub const RUST: Server =
     Server { app: "rust", error: "Error: \"greeting.txt: No such file or directory", build: Some(build_rust), ..GO };
 

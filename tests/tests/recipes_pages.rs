@@ -98,7 +98,7 @@ fn code_in_the_pages_is_code_that_runs() {
     for (page, kind, file) in [
         ("rails.md", "ruby", "tests/servers/rails/good/config/puma.rb"),
         ("go.md", "go", "tests/servers/go/good/main.go"),
-        ("rust.md", "rust", "tests/src/bin/rust_server.rs"),
+        ("rust.md", "rust", "tests/servers/rust/good/main.rs"),
     ] {
         let source: BTreeSet<String> = pages::read(file).lines().map(code).collect();
         let found: Vec<_> =
