@@ -17,6 +17,7 @@ mod history;
 mod json;
 mod locate;
 mod notes;
+mod progress;
 mod releases;
 mod render;
 mod search;
@@ -40,6 +41,7 @@ use crate::ask::{Answer, PATIENCE, Told};
 use crate::cli::{Cli, Command};
 use crate::exit::{Failure, number};
 use crate::locate::Target;
+use crate::progress::Progress;
 
 /// What is printed at the end, and how `ctl` exits.
 struct Said {
@@ -93,6 +95,7 @@ fn run(cli: &Cli) -> Result<Said, Failure> {
     };
     let found = locate::connect(&target)?;
     let streams = matches!(cli.command, Command::Events { .. });
+    let mut progress = Progress::new(&cli.command, &found.path);
     let mut show = |told: Told<'_>| {
         let text = match (told, streams, cli.json) {
             (Told::Happened(happening), _, true) => json::line(&happening::Document(happening)),
@@ -100,12 +103,14 @@ fn run(cli: &Cli) -> Result<Said, Failure> {
             (Told::Line(line), true, true) => json::line(&json::Event { event: line.trim_end() }),
             (Told::Line(_), false, true) => return,
             (Told::Line(_), false, false) if cli.quiet => return,
-            (Told::Line(line), _, false) => render::line(line),
+            (Told::Line(line), _, false) => progress.text(line),
         };
         // A full disk under a log must not end the wait.
         let _ = print(&mut io::stdout().lock(), &text);
     };
-    let answer = ask::ask(found, &cli.command, &request, &PATIENCE, &mut show)?;
+    let answer = ask::ask(found, &cli.command, &request, &PATIENCE, &mut show);
+    progress.end();
+    let answer = answer?;
     match (&cli.command, &answer) {
         (Command::History { lines }, Answer::Stats(stats)) => {
             let rollouts = history::read(stats, *lines)?;

@@ -25,6 +25,7 @@ pub mod servers_fcgi;
 pub mod show;
 pub mod site;
 pub mod sys;
+pub mod terminal;
 
 pub use ctl::{Ctl, Output};
 pub use gates::{App, Waiting};
@@ -32,3 +33,4 @@ pub use http::Address;
 pub use load::Load;
 pub use master::{Master, Start};
 pub use site::Site;
+pub use terminal::Terminal;

@@ -189,6 +189,7 @@ pub(crate) struct Running {
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
+    /// Its standard output, without the times of events.
     pub(crate) out: String,
     pub(crate) err: String,
 }
@@ -208,8 +209,13 @@ impl Running {
         Self { pid, child, stdout, seen: String::new(), _ended: ended }
     }
 
-    /// Waits for the next line of its standard output.
+    /// Waits for the next line of its standard output, without the time of an event.
     pub(crate) fn line(&mut self) -> String {
+        untimed(&self.line_with_time())
+    }
+
+    /// Waits for the next line of its standard output, as it is.
+    pub(crate) fn line_with_time(&mut self) -> String {
         let mut line = String::new();
         self.stdout.as_mut().unwrap().read_line(&mut line).unwrap();
         self.seen.push_str(&line);
@@ -238,8 +244,21 @@ impl Running {
             stdout.read_to_string(&mut out).unwrap();
         }
         let status = self.child.wait().unwrap();
-        Ran { code: status.code(), out, err: errors.join().unwrap() }
+        Ran { code: status.code(), out: untimed(&out), err: errors.join().unwrap() }
     }
+}
+
+/// Text without the times with which the lines of a rollout begin.
+pub(crate) fn untimed(text: &str) -> String {
+    let is_time = |word: &str| {
+        let shape = word.bytes().map(|b| if b.is_ascii_digit() { b'0' } else { b });
+        shape.eq("0000-00-00T00:00:00Z".bytes())
+    };
+    let line = |line: &str| match line.split_once(' ') {
+        Some((time, rest)) if is_time(time) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    text.split_inclusive('\n').map(line).collect()
 }
 
 impl Ran {

@@ -6,7 +6,7 @@ use proto::control::{Code, PhasedRestart, Reply, Request};
 use proto::worker::ExitStatus;
 use serde_json::json;
 
-use crate::fake::{Fake, boot_report, last_rollout};
+use crate::fake::{self, Fake, boot_report, last_rollout};
 
 const BEGAN: &str = "phased restart 7 to /app/releases/42";
 const REFUSED: &str = "unable to boot with new codebase, using old one (/app/releases/41)";
@@ -51,8 +51,12 @@ fn progress_is_printed_as_it_comes() {
         peer.say(&promoted());
     });
     let mut ctl = fake.ctl("phased-restart");
-    assert_eq!(ctl.line(), format!("{BEGAN}\n"));
-    assert_eq!(ctl.line(), "slot 0: ready\n");
+    for wanted in [BEGAN, "slot 0: ready"] {
+        let line = ctl.line_with_time();
+        let (time, event) = line.split_once(' ').unwrap();
+        assert!(time.len() == "2026-01-31T12:00:00Z".len() && time.ends_with('Z'), "{line}");
+        assert_eq!((event, fake::untimed(&line).as_str()), (&*format!("{wanted}\n"), &*format!("{wanted}\n")));
+    }
     go.send(()).unwrap();
     ctl.end().is(0, &format!("{BEGAN}\nslot 0: ready\n/app/releases/42 serves\n"), "");
     master.done();
