@@ -135,6 +135,8 @@ fn waiting(command: &Command) -> Waiting {
         Command::Events { follow, .. } => {
             Waiting { streams: true, gone: if *follow { Gone::Follow } else { Gone::Lost }, ..quick }
         }
+        // (It does not come here.)
+        Command::Watch { .. } => Waiting { reads: true, ..quick },
         Command::ReloadDir { .. } | Command::Resume | Command::Confirm | Command::Signal { .. } => quick,
     }
 }

@@ -81,6 +81,15 @@ pub(crate) enum Command {
     Status,
     /// Print everything, as a table
     Stats,
+    /// Show everything on the whole screen, drawn anew each second, with keys to act
+    ///
+    /// The slots with the memory and CPU time of their apps, the rollout's steps, the last boot failure. Keys scale, abort
+    /// and begin a phased restart, each after a yes; leaving (q) ends nothing but the view.
+    Watch {
+        /// Between two looks (300ms, 5s, 2m), 100ms at least
+        #[arg(long, value_name = "D", default_value = "1s", value_parser = interval)]
+        interval: Duration,
+    },
     /// Print the last boot failure, whole
     Report,
     /// Print what happened lately; with --json one document a line
@@ -156,6 +165,7 @@ impl Command {
             self,
             Self::Status
                 | Self::Stats
+                | Self::Watch { .. }
                 | Self::Report
                 | Self::Events { .. }
                 | Self::History { .. }
@@ -239,6 +249,7 @@ pub(crate) fn request(command: &Command) -> Result<Request, Failure> {
         Command::Rollback => Request::Rollback,
         Command::ReloadDir { dir } => Request::ReloadDir(dir.as_deref().map(absolute).transpose()?),
         Command::Status | Command::Stats | Command::History { .. } | Command::Releases { .. } => Request::Stats,
+        Command::Watch { .. } => Request::Stats,
         Command::Report => Request::Report,
         Command::Events { steps: true, .. } => Request::Events,
         Command::Events { follow, after, .. } => {
@@ -262,6 +273,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn some_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("nothing could be confirmed in no time; leave the option out, or give more".into()),
+        time => Ok(time),
+    }
+}
+
+/// Between two looks of `watch`.
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time < Duration::from_millis(100) => Err("100ms at least: nobody sees more".into()),
         time => Ok(time),
     }
 }

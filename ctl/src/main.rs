@@ -25,7 +25,9 @@ mod short;
 mod sys;
 mod table;
 mod upgrade;
+mod usage;
 mod wait;
+mod watch;
 
 use std::env;
 use std::ffi::OsString;
@@ -86,6 +88,9 @@ fn print(to: &mut impl Write, text: &str) -> io::Result<()> {
 }
 
 fn run(cli: &Cli) -> Result<Said, Failure> {
+    if let Command::Watch { .. } = cli.command {
+        watch::possible(cli.json)?;
+    }
     let request = cli::request(&cli.command)?;
     let (socket, name) = meant(cli)?;
     let target = match (&socket, &name) {
@@ -94,6 +99,9 @@ fn run(cli: &Cli) -> Result<Said, Failure> {
         (None, None) => Target::Only,
     };
     let found = locate::connect(&target)?;
+    if let Command::Watch { interval } = cli.command {
+        return watch::run(found, interval).map(|()| Said::out(String::new()));
+    }
     let streams = matches!(cli.command, Command::Events { .. });
     let mut progress = Progress::new(&cli.command, &found.path);
     let mut show = |told: Told<'_>| {

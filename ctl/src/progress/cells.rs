@@ -62,6 +62,25 @@ fn shortened(text: &str, columns: usize) -> String {
     out
 }
 
+/// The same, cut at its beginning: of a path, the end tells more.
+pub(crate) fn cut_start(text: &str, columns: usize) -> String {
+    let text = inline(text);
+    if text.width() <= columns {
+        return text;
+    }
+    let mut left = columns.saturating_sub(1);
+    let mut from = text.len();
+    for (at, c) in text.char_indices().rev() {
+        let wide = c.width().unwrap_or(0);
+        if wide > left {
+            break;
+        }
+        left -= wide;
+        from = at;
+    }
+    if columns > 0 { format!("…{}", &text[from..]) } else { String::new() }
+}
+
 /// Text, cut or filled up to so many columns.
 pub(crate) fn fill(text: &str, columns: usize) -> String {
     let mut out = cut(text, columns);
@@ -103,14 +122,21 @@ mod tests {
 
     #[test]
     fn text_is_cut_by_columns() {
-        for (text, columns, wanted) in [
-            ("release", 7, "release"),
-            ("release", 6, "relea…"),
-            ("release", 0, ""),
-            ("日本語版", 6, "日本…"),
-            ("\x1b[2Jab\x07", 4, "ab^G"),
+        for (text, columns, wanted, from_start) in [
+            ("release", 7, "release", "release"),
+            ("release", 6, "relea…", "…lease"),
+            ("release", 1, "…", "…"),
+            ("release", 0, "", ""),
+            ("日本語版", 8, "日本語版", "日本語版"),
+            ("日本語版", 6, "日本…", "…語版"),
+            ("a\tb\nc", 5, "a b c", "a b c"),
+            ("\x1b[2Jab\x07", 4, "ab^G", "ab^G"),
         ] {
-            assert_eq!(cut(text, columns), wanted, "{text:?}");
+            assert_eq!(
+                (cut(text, columns).as_str(), cut_start(text, columns).as_str()),
+                (wanted, from_start),
+                "{text:?}"
+            );
         }
         assert_eq!(fill("日", 4), "日  ");
         assert_eq!(fill("long", 3), "lo…");
