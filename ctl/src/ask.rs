@@ -132,6 +132,8 @@ fn waiting(command: &Command) -> Waiting {
         Command::Stats | Command::Status | Command::Report | Command::History { .. } | Command::Releases { .. } => {
             Waiting { reads: true, ..quick }
         }
+        // They ask in their own way (`metrics`).
+        Command::Metrics { .. } | Command::Exporter { .. } => Waiting { reads: true, ..quick },
         Command::Events { follow, .. } => {
             Waiting { streams: true, gone: if *follow { Gone::Follow } else { Gone::Lost }, ..quick }
         }

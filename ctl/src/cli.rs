@@ -1,6 +1,7 @@
 //! The command line, and the request that each command becomes.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,6 +13,7 @@ use proto::control::{self, Request, Scale};
 use proto::{Slot, Surge};
 
 use crate::exit::Failure;
+use crate::exporter::LISTEN;
 
 /// Where the options that every command has stand in its help.
 const EVERY: &str = "Options of every command";
@@ -122,6 +124,23 @@ pub(crate) enum Command {
         #[arg(long)]
         in_use: bool,
     },
+    /// Print what Prometheus collects, as text
+    ///
+    /// In the format of Prometheus, for node_exporter's textfile collector, with the `# EOF` of OpenMetrics; README lists the
+    /// names.
+    Metrics {
+        /// In the format of OpenMetrics, by the letter
+        #[arg(long)]
+        openmetrics: bool,
+    },
+    /// Serve the same over HTTP at /metrics, and at /healthz whether it is well with the site
+    ///
+    /// Each scrape asks the master. While none answers, phased_up is 0 and /healthz says 503. TERM or Ctrl-C ends it.
+    Exporter {
+        /// The address to listen on, with port 0 for one of the kernel's choice
+        #[arg(long, value_name = "IP:PORT", default_value_t = LISTEN)]
+        listen: SocketAddr,
+    },
     /// Change the number of workers
     Scale {
         /// This many, or so many more or fewer
@@ -170,6 +189,8 @@ impl Command {
                 | Self::Events { .. }
                 | Self::History { .. }
                 | Self::Releases { .. }
+                | Self::Metrics { .. }
+                | Self::Exporter { .. }
         )
     }
 }
@@ -251,6 +272,7 @@ pub(crate) fn request(command: &Command) -> Result<Request, Failure> {
         Command::Status | Command::Stats | Command::History { .. } | Command::Releases { .. } => Request::Stats,
         Command::Watch { .. } => Request::Stats,
         Command::Report => Request::Report,
+        Command::Metrics { .. } | Command::Exporter { .. } => Request::Metrics,
         Command::Events { steps: true, .. } => Request::Events,
         Command::Events { follow, after, .. } => {
             Request::Happenings { after: after.or((!follow).then_some(0)), follow: *follow }

@@ -12,10 +12,14 @@ mod clean;
 mod cli;
 mod client;
 mod exit;
+mod exporter;
+mod exporter_site;
 mod happening;
 mod history;
 mod json;
 mod locate;
+mod metrics;
+mod metrics_text;
 mod notes;
 mod progress;
 mod releases;
@@ -32,17 +36,20 @@ mod watch;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::error::ErrorKind as Usage;
-use proto::control::{Code, Stats};
+use proto::control::{Code, Fact, Stats};
 
 use crate::ask::{Answer, PATIENCE, Told};
 use crate::cli::{Cli, Command};
 use crate::exit::{Failure, number};
+use crate::exporter_site::Site;
 use crate::locate::Target;
+use crate::metrics_text::Dialect;
 use crate::progress::Progress;
 
 /// What is printed at the end, and how `ctl` exits.
@@ -93,6 +100,9 @@ fn run(cli: &Cli) -> Result<Said, Failure> {
     }
     let request = cli::request(&cli.command)?;
     let (socket, name) = meant(cli)?;
+    if let Command::Exporter { listen } = &cli.command {
+        return export(cli, *listen, Site::new(socket, name));
+    }
     let target = match (&socket, &name) {
         (Some(path), _) => Target::Socket(path),
         (None, Some(name)) => Target::Name(name),
@@ -101,6 +111,15 @@ fn run(cli: &Cli) -> Result<Said, Failure> {
     let found = locate::connect(&target)?;
     if let Command::Watch { interval } = cli.command {
         return watch::run(found, interval).map(|()| Said::out(String::new()));
+    }
+    if let Command::Metrics { openmetrics } = &cli.command {
+        let seen = metrics::ask(found)?;
+        let (site, families) = (&seen.stats.name, metrics::families(&seen));
+        let dialect = if *openmetrics { Dialect::OpenMetrics } else { Dialect::Prometheus };
+        return Ok(Said::out(match cli.json {
+            true => json::line(&metrics_text::Document::new(&families, site)),
+            false => metrics_text::text(&families, site, dialect),
+        }));
     }
     let streams = matches!(cli.command, Command::Events { .. });
     let mut progress = Progress::new(&cli.command, &found.path);
@@ -138,6 +157,20 @@ fn run(cli: &Cli) -> Result<Said, Failure> {
         _ => {}
     }
     Ok(if cli.json { as_json(&cli.command, &answer) } else { as_text(&cli.command, answer, cli.quiet) })
+}
+
+/// Serves metrics until this process is told to end.
+fn export(cli: &Cli, listen: SocketAddr, site: Site) -> Result<Said, Failure> {
+    exporter::run(listen, site, |address| {
+        let url = format!("http://{address}/metrics");
+        let text = match (cli.json, cli.quiet) {
+            (true, _) => json::line(&json::Good(&[("url".into(), Fact::Text(url))])),
+            (false, true) => return,
+            (false, false) => format!("serving {url}\n"),
+        };
+        let _ = print(&mut io::stdout().lock(), &text);
+    })?;
+    Ok(Said::out(String::new()))
 }
 
 /// Which socket or name is meant: options before the environment, a socket before a name.

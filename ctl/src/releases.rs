@@ -13,10 +13,10 @@ use crate::render::text;
 #[derive(Debug, Serialize)]
 pub(crate) struct Release {
     #[serde(serialize_with = "lossy")]
-    release: Bytes,
+    pub(crate) release: Bytes,
     /// It must not be deleted.
-    in_use: bool,
-    roles: Vec<String>,
+    pub(crate) in_use: bool,
+    pub(crate) roles: Vec<String>,
 }
 
 fn lossy<S: serde::Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
