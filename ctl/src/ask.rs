@@ -129,11 +129,14 @@ fn waiting(command: &Command) -> Waiting {
         Command::Stop => Waiting { any: true, ..long("the master goes on stopping") },
         Command::Halt => long("the master goes on stopping"),
         Command::Scale { .. } => long("the scaling goes on"),
-        Command::Stats | Command::Status | Command::Report | Command::History { .. } | Command::Releases { .. } => {
-            Waiting { reads: true, ..quick }
-        }
         // They ask in their own way (`metrics`).
         Command::Metrics { .. } | Command::Exporter { .. } => Waiting { reads: true, ..quick },
+        Command::Stats
+        | Command::Status
+        | Command::Report
+        | Command::History { .. }
+        | Command::Releases { .. }
+        | Command::Completions { .. } => Waiting { reads: true, ..quick },
         Command::Events { follow, .. } => {
             Waiting { streams: true, gone: if *follow { Gone::Follow } else { Gone::Lost }, ..quick }
         }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use nix::sys::signal::Signal;
 use proto::control::{self, Request, Scale};
 use proto::{Slot, Surge};
 
+use crate::completions::{self, Shell};
 use crate::exit::Failure;
 use crate::exporter::LISTEN;
 
@@ -25,7 +26,7 @@ const HELP: &str = include_str!("help.txt");
 #[command(name = "ctl", version, override_help = HELP, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// The master's control socket [env: PHASED_SOCKET]
-    #[arg(long, global = true, value_name = "PATH", help_heading = EVERY)]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = EVERY)]
     pub(crate) socket: Option<PathBuf>,
     /// The master of this name [env: PHASED_NAME]
     #[arg(long, global = true, value_name = "NAME", value_parser = name, help_heading = EVERY)]
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     /// --check, and is ended. No user's request reaches it. Exit code 0: it passed; 3: it would be refused, and why.
     Rehearse {
         /// Another directory than the master's --dir
+        #[arg(add = completions::release_dirs())]
         dir: Option<PathBuf>,
     },
     /// Let the running rollout finish the slots under way and take on no other
@@ -77,6 +79,7 @@ pub(crate) enum Command {
     #[command(alias = "reload-worker-directory")]
     ReloadDir {
         /// Another directory than the master's --dir
+        #[arg(add = completions::release_dirs())]
         dir: Option<PathBuf>,
     },
     /// Print one line; exit code 0 steady or held, 4 degraded, 5 in motion, 7 no master
@@ -155,7 +158,7 @@ pub(crate) enum Command {
     /// Send a signal to every app
     Signal {
         /// Its name (HUP, SIGHUP) or number
-        #[arg(value_name = "SIG", value_parser = signal)]
+        #[arg(value_name = "SIG", value_parser = signal, add = completions::signals())]
         signal: i32,
     },
     /// Replace the master by the program that now lies at its path; the workers stay
@@ -175,6 +178,15 @@ pub(crate) enum Command {
     Stop,
     /// Kill every app and end the master
     Halt,
+    /// Print the completion of ctl's commands and options for a shell
+    ///
+    /// bash: `source <(ctl completions bash)` in ~/.bashrc. zsh: `source <(ctl completions zsh)` in ~/.zshrc, after compinit.
+    /// fish: `ctl completions fish | source` in config.fish. Releases are completed from what lies beside the master's own.
+    Completions {
+        /// bash, zsh or fish
+        #[arg(value_enum, hide_possible_values = true)]
+        shell: Shell,
+    },
 }
 
 impl Command {
@@ -191,6 +203,7 @@ impl Command {
                 | Self::Releases { .. }
                 | Self::Metrics { .. }
                 | Self::Exporter { .. }
+                | Self::Completions { .. }
         )
     }
 }
@@ -199,7 +212,7 @@ impl Command {
 #[derive(Debug, Args)]
 pub(crate) struct PhasedRestart {
     /// Use DIR instead of the master's --dir, for this rollout only
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", add = completions::release_dirs())]
     pub(crate) dir: Option<PathBuf>,
     /// Do nothing if the release runs already (exit code 0) or was refused before (exit code 3)
     #[arg(long)]
@@ -271,6 +284,8 @@ pub(crate) fn request(command: &Command) -> Result<Request, Failure> {
         Command::ReloadDir { dir } => Request::ReloadDir(dir.as_deref().map(absolute).transpose()?),
         Command::Status | Command::Stats | Command::History { .. } | Command::Releases { .. } => Request::Stats,
         Command::Watch { .. } => Request::Stats,
+        // What it prints depends on no master.
+        Command::Completions { .. } => Request::Stats,
         Command::Report => Request::Report,
         Command::Metrics { .. } | Command::Exporter { .. } => Request::Metrics,
         Command::Events { steps: true, .. } => Request::Events,
@@ -400,7 +415,7 @@ mod tests {
 
     #[test]
     fn the_help_fits_a_screen() {
-        assert!(HELP.lines().count() <= 45, "{}", HELP.lines().count());
+        assert!(HELP.lines().count() <= 50, "{}", HELP.lines().count());
         for line in HELP.lines() {
             assert!(line.chars().count() <= 80, "{line}");
         }

@@ -11,6 +11,7 @@ mod ask;
 mod clean;
 mod cli;
 mod client;
+mod completions;
 mod exit;
 mod exporter;
 mod exporter_site;
@@ -21,6 +22,8 @@ mod locate;
 mod metrics;
 mod metrics_text;
 mod notes;
+#[cfg(test)]
+mod pages;
 mod progress;
 mod releases;
 mod render;
@@ -67,6 +70,9 @@ impl Said {
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().collect();
+    if completions::answered(&args) {
+        return ExitCode::SUCCESS;
+    }
     let (said, acts) = match cli::parse(&args) {
         Ok(cli) => (run(&cli).unwrap_or_else(|f| failed(&f, cli.json)), cli.command.acts()),
         Err(e) => (misused(&e, args.iter().any(|a| a == "--json")), false),
@@ -97,6 +103,15 @@ fn print(to: &mut impl Write, text: &str) -> io::Result<()> {
 fn run(cli: &Cli) -> Result<Said, Failure> {
     if let Command::Watch { .. } = cli.command {
         watch::possible(cli.json)?;
+    }
+    if let Command::Completions { shell } = cli.command {
+        let called = env::args_os().next().unwrap_or_default();
+        let script = completions::script(shell, &called)?;
+        return Ok(Said::out(if cli.json {
+            json::line(&json::Good(&[("script".into(), Fact::Text(script))]))
+        } else {
+            script
+        }));
     }
     let request = cli::request(&cli.command)?;
     let (socket, name) = meant(cli)?;

@@ -70,6 +70,11 @@ pub(crate) fn known(s: &Stats) -> Vec<Release> {
     all
 }
 
+/// What a directory is for, if the master knows it.
+pub(crate) fn role(all: &[Release], dir: &[u8]) -> Option<String> {
+    all.iter().find(|release| *release.release == *dir).map(|release| release.roles.join(", "))
+}
+
 /// One a line, for people.
 pub(crate) fn table(all: &[Release]) -> String {
     let mut out = String::new();
