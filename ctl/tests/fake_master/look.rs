@@ -48,7 +48,7 @@ fn stats_as_json_has_exactly_these_keys_in_this_order() {
         r#""step":1,"of":2,"state":"rolling","started_at":"2026-11-22T12:00:00.000Z"},"#,
         r#""last_rollout":{"id":7,"kind":"phased-restart","from":"/app/releases/41","to":"/app/releases/42","#,
         r#""phase":3,"outcome":"promoted","ended_at":"2026-11-22T12:00:00.005Z","seconds":1.25,"report":null},"#,
-        r#""held":"/app/releases/43","confirm":{"release":"/app/releases/42","back_to":"/app/releases/41","#,
+        r#""previous":[],"held":"/app/releases/43","confirm":{"release":"/app/releases/42","back_to":"/app/releases/41","#,
         r#""until":"2026-11-22T12:04:10.000Z"},"#,
         r#""refused":[{"release":"/app/releases/40","at":"2026-11-22T12:00:00.000Z","report":null},"#,
         r#"{"release":"/app/releases/43","at":"2026-11-22T12:00:00.007Z","report":{"slot":0,"incarnation":5,"#,
