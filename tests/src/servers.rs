@@ -112,6 +112,7 @@ pub const UWSGI: Server = Server {
     args: &[
         "--master",
         "--need-app",
+        "--ignore-sigpipe",
         "--protocol",
         "http",
         "--add-header",

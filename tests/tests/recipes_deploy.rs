@@ -122,7 +122,7 @@ fn every_exit_code() {
     }
     // What cannot be unpacked is not deployed.
     site.point(&PathBuf::from("releases/first"));
-    let _ = runs(&site, &["sh", "-c", "echo garbage | ./deploy 0"], &[("CODE", "0")], 2);
+    let _ = runs(&site, &["sh", "-c", "echo garbage | ./deploy garbage"], &[("CODE", "0")], 2);
     assert_eq!(current(&site), "releases/first");
 }
 
