@@ -225,22 +225,31 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Compiles the release's `main.go`, with what was compiled before kept beside the servers.
-fn build_go(release: &Path) {
-    let go = folder().join("bin/go");
-    let mut command = Command::new(&go);
-    command.args(["build", "-o", "server", "main.go"]).current_dir(release);
-    command.env("GOCACHE", folder().join("go")).env("GOPROXY", "off").env("GOFLAGS", "").env("GO111MODULE", "auto");
-    let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", go.display()));
-    assert!(output.status.success(), "go build: {}", String::from_utf8_lossy(&output.stderr));
+/// Puts a program there. Another program copies it, see [`crate::binaries::copy`].
+fn install(program: &Path, release: &Path) {
+    let copied = Command::new("cp").arg(program).arg(release.join("server")).status().expect("cp runs");
+    assert!(copied.success(), "{} cannot be copied", program.display());
 }
 
-/// Copies the program there. It lies beside the running test (`TARGET/PROFILE/deps/TEST`): cargo builds it with that.
+/// Compiles `main.go` of a site's first release, and gives the same program to all of them.
+fn build_go(release: &Path) {
+    let built = release.ancestors().nth(2).expect("the site's folder").join("built");
+    if !built.exists() {
+        let go = folder().join("bin/go");
+        let mut command = Command::new(&go);
+        command.args(["build", "-o"]).arg(&built).arg("main.go").current_dir(release);
+        // What was compiled before is kept beside the servers; nothing is looked for anywhere else.
+        command.env("GOCACHE", folder().join("go")).env("GOPROXY", "off").env("GOFLAGS", "");
+        let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", go.display()));
+        assert!(output.status.success(), "go build: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    install(&built, release);
+}
+
+/// The program lies beside the running test (`TARGET/PROFILE/deps/TEST`): cargo builds it with that.
 fn build_rust(release: &Path) {
     let test = std::env::current_exe().expect("the test's own path");
-    let built = test.ancestors().nth(2).expect("a profile folder").join("rust-server");
-    let copied = Command::new("cp").arg(&built).arg(release.join("server")).status().expect("cp runs");
-    assert!(copied.success(), "{} cannot be copied", built.display());
+    install(&test.ancestors().nth(2).expect("a profile folder").join("rust-server"), release);
 }
 
 /// php-fpm as root asks for a user's name; any other user can only give its own.
