@@ -56,8 +56,11 @@ impl Progress {
             How::Plain => render::line(line),
             How::Stamped => stamped(line, SystemTime::now()),
             How::Live(painter) => {
-                painter.line(line);
-                String::new()
+                if painter.line(line) {
+                    String::new()
+                } else {
+                    stamped(line, SystemTime::now())
+                }
             }
         }
     }

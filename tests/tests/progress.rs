@@ -1,5 +1,6 @@
 //! What a person sees while a rollout is waited for: a block on a terminal, lines with their time elsewhere.
 
+use nix::sys::signal::Signal;
 use tests::master::all_on;
 use tests::{Site, Terminal};
 
@@ -102,6 +103,27 @@ fn ctrl_c_leaves_the_rollout_and_the_terminal_as_they_should_be() {
     assert!(terminal.is_clean());
     site.open("boot");
     master.until("promoted", |stats| all_on(stats, "42") && stats.rollout.is_none());
+}
+
+#[test]
+fn the_next_master_is_waited_for_and_drawn() {
+    let site = Site::new();
+    let mut master = site.steady("41", "", 2);
+    site.release("42", "slot 1 gate boot");
+    site.deploy("42");
+    let terminal = Terminal::open(&site, 80, 24);
+    terminal.types("ctl phased-restart; echo ended with $?");
+    let _waiting = site.arrival("boot");
+    terminal.until("slot 1 under way", |screen| screen.contains("slot 1  booting   42") && screen.contains("1 of 2"));
+    master.signal(Signal::SIGKILL);
+    master.end();
+    let screen = terminal.until_shows("the master went away; waiting for the next one");
+    assert!(screen.contains("slot 1  booting   42"), "what was known stays: {screen}");
+    let next = site.master().start();
+    let screen = terminal.until_shows("ended with 3");
+    assert!(screen.contains("error: ") && !screen.contains("slot 1  "), "{screen}");
+    assert!(terminal.is_clean());
+    next.until("undone", |stats| all_on(stats, "41"));
 }
 
 #[test]

@@ -47,14 +47,15 @@ impl Painter {
         Self { socket: socket.to_owned(), colours, thread: None }
     }
 
-    /// Shows a line of the master's.
-    pub(super) fn line(&mut self, line: &str) {
-        let (news, _) = self.thread.get_or_insert_with(|| {
+    /// Shows a line of the master's; `false`: there is no thread to be had for it.
+    pub(super) fn line(&mut self, line: &str) -> bool {
+        if self.thread.is_none() {
             let (news, heard) = channel();
             let (socket, colours, own) = (self.socket.clone(), self.colours, news.clone());
-            (news, thread::spawn(move || paint(&socket, colours, &own, &heard)))
-        });
-        let _ = news.send(News::Line(line.to_owned()));
+            let thread = thread::Builder::new().spawn(move || paint(&socket, colours, &own, &heard));
+            self.thread = thread.ok().map(|thread| (news, thread));
+        }
+        self.thread.as_ref().is_some_and(|(news, _)| news.send(News::Line(line.to_owned())).is_ok())
     }
 
     /// Takes the block away.
@@ -119,7 +120,7 @@ fn paint(socket: &Path, colours: bool, own: &Sender<News>, heard: &Receiver<News
 fn listen(socket: &Path, news: &Sender<News>) -> bool {
     let Some(mut client) = ask(socket, &Request::Events) else { return false };
     let news = news.clone();
-    thread::spawn(move || {
+    let heard = thread::Builder::new().spawn(move || {
         while let Ok(Heard::Reply(_)) = client.hear(&Until::default()) {
             if news.send(News::Step).is_err() {
                 return;
@@ -127,7 +128,7 @@ fn listen(socket: &Path, news: &Sender<News>) -> bool {
         }
         let _ = news.send(News::Deaf);
     });
-    true
+    heard.is_ok()
 }
 
 fn stats(socket: &Path) -> Option<Stats> {
