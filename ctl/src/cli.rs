@@ -318,6 +318,7 @@ fn some_duration(text: &str) -> Result<Duration, String> {
 fn interval(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         time if time < Duration::from_millis(100) => Err("100ms at least: nobody sees more".into()),
+        time if time > Duration::from_secs(86_400) => Err("a day at most".into()),
         time => Ok(time),
     }
 }

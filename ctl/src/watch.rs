@@ -67,17 +67,17 @@ pub(crate) fn run(found: Found, interval: Duration) -> Result<(), Failure> {
     // Also has the terminal put back before a panic is told.
     let mut terminal = ratatui::try_init().map_err(|e| Failure::other(format!("the terminal cannot be used: {e}")))?;
     let (news, heard) = channel();
-    listen(&news, interrupts);
+    let listening = listen(&news, interrupts);
     let mut watch = Watch { socket: &socket, found: Some(found), news, model: Model::default(), began: Instant::now() };
-    let ended = watch.show(&mut terminal, interval, &heard);
+    let ended = listening.and_then(|()| watch.show(&mut terminal, interval, &heard));
     ratatui::restore();
-    ended.map_err(|e| Failure::other(format!("drawing on the terminal: {e}")))
+    ended.map_err(|e| Failure::other(format!("using the terminal: {e}")))
 }
 
 /// Has keys and signals told.
-fn listen(news: &Sender<News>, interrupts: Option<Interrupts>) {
+fn listen(news: &Sender<News>, interrupts: Option<Interrupts>) -> io::Result<()> {
     let keys = news.clone();
-    thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         loop {
             let said = match event::read() {
                 Ok(Event::Key(key)) => News::Key(key),
@@ -90,13 +90,14 @@ fn listen(news: &Sender<News>, interrupts: Option<Interrupts>) {
                 return;
             }
         }
-    });
-    let Some(interrupts) = interrupts else { return };
+    })?;
+    let Some(interrupts) = interrupts else { return Ok(()) };
     let news = news.clone();
-    thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         let _ = Until { interrupts: Some(&interrupts), ..Until::default() }.wait(None);
         let _ = news.send(News::Over);
-    });
+    })?;
+    Ok(())
 }
 
 struct Watch<'a> {
@@ -119,7 +120,7 @@ impl Watch<'_> {
             self.look();
             let next = Instant::now() + interval;
             loop {
-                terminal.draw(|frame| draw::draw(frame, &self.model, SystemTime::now()))?;
+                terminal.draw(|frame| draw::draw(frame, &mut self.model, SystemTime::now()))?;
                 match heard.recv_timeout(next.saturating_duration_since(Instant::now())) {
                     Ok(News::Key(key)) => match self.model.key(key) {
                         Then::Draw => {}
@@ -167,14 +168,17 @@ impl Watch<'_> {
     }
 
     /// Asks for what the person has said yes to, and has every word of the answer told.
-    fn act(&self, act: Act, request: Request) {
+    fn act(&mut self, act: Act, request: Request) {
         let (socket, news) = (self.socket.to_owned(), self.news.clone());
-        thread::spawn(move || {
+        let asking = thread::Builder::new().spawn(move || {
             let told = |said: &str, bad| news.send(News::Said(format!("{}: {said}", act.name()), bad)).is_ok();
             if let Err(why) = follow(&socket, &request, &told) {
                 told(&why, true);
             }
         });
+        if let Err(e) = asking {
+            self.model.said = Some((format!("{}: not asked: {e}", act.name()), true));
+        }
     }
 }
 

@@ -23,17 +23,25 @@ const KEYS: [&str; 7] =
 /// The widest bar, in columns.
 const BAR: usize = 40;
 
-/// Draws all of it.
-pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: SystemTime) {
+/// Draws all of it. What is scrolled beyond its end is scrolled back to it.
+pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model, now: SystemTime) {
     let area = frame.area();
-    for (y, line) in screen(model, now, area.width, area.height).into_iter().enumerate() {
+    let mut scrolled = (model.slots_from, model.report_from);
+    let lines = screen(model, now, usize::from(area.width), usize::from(area.height), &mut scrolled);
+    (model.slots_from, model.report_from) = scrolled;
+    for (y, line) in lines.into_iter().enumerate() {
         frame.buffer_mut().set_line(area.x, area.y + y as u16, &line, area.width);
     }
 }
 
 /// The lines, no more than fit.
-pub(super) fn screen(model: &Model, now: SystemTime, columns: u16, height: u16) -> Vec<Line<'static>> {
-    let (columns, height) = (usize::from(columns), usize::from(height));
+fn screen(
+    model: &Model,
+    now: SystemTime,
+    columns: usize,
+    height: usize,
+    (slots_from, report_from): &mut (usize, usize),
+) -> Vec<Line<'static>> {
     let foot = foot(model, now, columns);
     let mut lines = Vec::new();
     match &model.stats {
@@ -48,12 +56,12 @@ pub(super) fn screen(model: &Model, now: SystemTime, columns: u16, height: u16) 
             let (slots_room, report_room) = share(room, slots.rows.len(), report.len());
             lines.push(Line::default());
             lines.push(slots.names);
-            lines.extend(part(slots.rows, model.slots_from, slots_room, "slot"));
+            lines.extend(part(slots.rows, slots_from, slots_room, "slot"));
             lines.push(Line::default());
             lines.extend(steps);
             if report_room > 0 {
                 lines.push(Line::default());
-                lines.extend(part(report, model.report_from, report_room, "line"));
+                lines.extend(part(report, report_from, report_room, "line"));
             }
         }
     }
@@ -72,19 +80,18 @@ fn share(room: usize, first: usize, second: usize) -> (usize, usize) {
     (first_room, second.min(room - first_room))
 }
 
-/// `room` of these lines from `from` on, as far as there are so many; the last one says how many more there are.
-fn part(mut lines: Vec<Line<'static>>, from: usize, room: usize, what: &str) -> Vec<Line<'static>> {
-    if lines.len() <= room {
+/// `room` of these lines from `from` on, or, where there are not so many, the last ones; a line says how many more there are.
+fn part(mut lines: Vec<Line<'static>>, from: &mut usize, room: usize, what: &str) -> Vec<Line<'static>> {
+    let total = lines.len();
+    if total <= room || room == 0 {
+        *from = 0;
+        lines.truncate(room);
         return lines;
     }
-    if room == 0 {
-        return Vec::new();
-    }
     let shown = room - 1;
-    let from = from.min(lines.len() - shown);
-    let below = lines.len() - from - shown;
-    let total = lines.len();
-    let mut out: Vec<_> = lines.drain(from..from + shown).collect();
+    *from = (*from).min(total - shown);
+    let below = total - *from - shown;
+    let mut out: Vec<_> = lines.drain(*from..*from + shown).collect();
     let s = if total == 1 { "" } else { "s" };
     out.push(Line::styled(format!("… {from} above, {below} below, of {total} {what}{s}"), FAINT));
     out

@@ -12,7 +12,7 @@ use crate::usage::Usage;
 use crate::watch::model::Act;
 
 /// The screen as text, without what is blank at the lines' ends. Nothing on it may drive a terminal.
-fn drawn(model: &Model, columns: u16, height: u16) -> String {
+fn drawn(model: &mut Model, columns: u16, height: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(columns, height)).unwrap();
     terminal.draw(|frame| draw(frame, model, now())).unwrap();
     let buffer = terminal.backend().buffer();
@@ -91,19 +91,19 @@ q quit   r phased-restart   a abort   +/- scale   PgUp/PgDn report
     let mut shown = model.stats.take().unwrap();
     shown.booted_workers = 2;
     model.stats = Some(shown);
-    assert_eq!(drawn(&model, 80, 24), wanted);
-    let wide = drawn(&model, 200, 50);
+    assert_eq!(drawn(&mut model, 80, 24), wanted);
+    let wide = drawn(&mut model, 200, 50);
     assert!(wide.contains(" CRASH LAST EXIT, STATUS\n") && wide.ends_with("Home back to the top\n"), "{wide}");
 }
 
 #[test]
 fn going_back_is_said() {
     let workers = vec![worker(0, 101, "draining", "42", 9), worker(0, 103, "booting", "41", 1)];
-    let text = drawn(&knowing(stats("rolling_back", workers, Some(rollout("rolling_back", 1, 1)))), 80, 24);
+    let text = drawn(&mut knowing(stats("rolling_back", workers, Some(rollout("rolling_back", 1, 1)))), 80, 24);
     assert!(text.contains("]  1 to put back\n") && text.contains("draining  [rolling back]\n"), "{text}");
     let mut paused = sample::rolling(3);
     paused.rollout.as_mut().unwrap().state = "paused".into();
-    let text = drawn(&knowing(paused), 80, 24);
+    let text = drawn(&mut knowing(paused), 80, 24);
     assert!(text.contains("canary > [paused] > soaking"), "{text}");
     assert!(text.starts_with("shop  rolling (paused after 1 of 3 slots, ctl resume goes on)"), "{text}");
 }
@@ -117,7 +117,7 @@ fn a_degraded_master_says_why() {
     all.refused = vec![Refused { release: sample::path("42"), at: NOW - 180_000, report: Some(report("x")) }];
     all.release_gone = true;
     all.state_trouble = Some("cannot write state.json: no space left on device".into());
-    let text = drawn(&knowing(all), 80, 24);
+    let text = drawn(&mut knowing(all), 80, 24);
     for wanted in [
         "shop  degraded  1/2 workers",
         "release  /app/releases/41 (the directory is gone)\n",
@@ -134,13 +134,13 @@ fn a_degraded_master_says_why() {
 fn what_waits_for_somebody_is_said() {
     let mut all = stats("held", vec![worker(0, 101, "ready", "42", 9)], None);
     all.held = Some(sample::path("42"));
-    let text = drawn(&knowing(all), 80, 24);
+    let text = drawn(&mut knowing(all), 80, 24);
     assert!(text.contains("held     /app/releases/42\n") && text.contains("/app/releases/42 (held)\n"), "{text}");
     let mut all = stats("steady", vec![worker(0, 101, "ready", "42", 9)], None);
     let until = NOW + 250_000;
     all.confirm = Some(Confirm { release: sample::path("42"), back_to: sample::path("41"), until });
     all.dir_target = None;
-    let text = drawn(&knowing(all), 80, 24);
+    let text = drawn(&mut knowing(all), 80, 24);
     assert!(text.contains("confirm  ctl confirm within 4m 10s or it is rolled back to /app/releases/41\n"), "{text}");
     assert!(text.contains("dir      /app/current cannot be resolved\n"), "{text}");
 }
@@ -149,26 +149,27 @@ fn what_waits_for_somebody_is_said() {
 fn forty_slots_are_scrolled_through() {
     let mut model = knowing(sample::rolling(40));
     model.report = Some(report(&(0..60).map(|n| format!("line {n}\n")).collect::<String>()));
-    let text = drawn(&model, 80, 24);
+    let text = drawn(&mut model, 80, 24);
     assert!(text.contains("\n   0 ready   42 ") && text.contains("… 0 above, 34 below, of 41 slots\n"), "{text}");
     assert!(text.contains("\n| line 1\n… 0 above, 58 below, of 61 lines\n"), "{text}");
     (model.slots_from, model.report_from) = (20, 30);
-    let text = drawn(&model, 80, 24);
+    let text = drawn(&mut model, 80, 24);
     assert!(text.contains("\n  19 ready   41 ") && text.contains("… 20 above, 14 below, of 41 slots\n"), "{text}");
     assert!(text.contains("\n| line 29\n"), "{text}");
     (model.slots_from, model.report_from) = (9999, 9999);
-    let text = drawn(&model, 80, 24);
+    let text = drawn(&mut model, 80, 24);
     assert!(text.contains("\n  39 ready   41 ") && text.contains("… 34 above, 0 below, of 41 slots\n"), "{text}");
     assert!(text.contains("\n| line 59\n… 58 above, 0 below, of 61 lines\n"), "{text}");
-    let high = drawn(&model, 200, 90);
+    assert_eq!((model.slots_from, model.report_from), (34, 58), "a key back is seen at once");
+    let high = drawn(&mut model, 200, 90);
     assert!(high.contains("\n   0 ready   42 ") && high.contains("\n  39 ready   41 "), "{high}");
 }
 
 #[test]
 fn a_question_an_answer_and_a_master_that_is_away() {
     let mut model = Model::default();
-    let last = |model: &Model| drawn(model, 80, 24).lines().nth(22).unwrap().to_owned();
-    assert!(drawn(&model, 80, 24).starts_with("no answer yet\n"));
+    let last = |model: &mut Model| drawn(model, 80, 24).lines().nth(22).unwrap().to_owned();
+    assert!(drawn(&mut model, 80, 24).starts_with("no answer yet\n"));
     model.learn(sample::rolling(3));
     for (act, wanted) in [
         (Act::Up, "one worker more than 3? y/n"),
@@ -177,14 +178,14 @@ fn a_question_an_answer_and_a_master_that_is_away() {
         (Act::Restart, "phased-restart with /app/releases/42? y/n"),
     ] {
         model.about = Some(act);
-        assert_eq!(last(&model), wanted);
+        assert_eq!(last(&mut model), wanted);
     }
     model.about = None;
     model.said = Some(("scale +1: 4 workers (before: 3)".into(), false));
-    assert_eq!(last(&model), "scale +1: 4 workers (before: 3)");
+    assert_eq!(last(&mut model), "scale +1: 4 workers (before: 3)");
     model.lost("/run/shop.sock (no such socket)".into(), now() - Duration::from_secs(3));
-    assert_eq!(last(&model), "the master is away (3s): /run/shop.sock (no such socket)");
-    assert!(drawn(&model, 80, 24).contains("   1 booting 42 "), "what it said last is still there");
+    assert_eq!(last(&mut model), "the master is away (3s): /run/shop.sock (no such socket)");
+    assert!(drawn(&mut model, 80, 24).contains("   1 booting 42 "), "what it said last is still there");
 }
 
 #[test]
@@ -207,12 +208,12 @@ fn long_and_hostile_names_are_harmless() {
     model.report = Some(report(&format!("{evil}\n{}\n", "y".repeat(5000))));
     model.said = Some((evil.into(), true));
     for (columns, height) in [(80, 24), (200, 50), (20, 10)] {
-        let text = drawn(&model, columns, height);
+        let text = drawn(&mut model, columns, height);
         assert!(!text.contains("evil"), "{text}");
         model.lost(evil.into(), now());
     }
-    assert!(drawn(&model, 80, 24).contains("xxxxxxxxxxxx… "));
-    assert!(drawn(&model, 80, 24).contains("release  …xxx"));
+    assert!(drawn(&mut model, 80, 24).contains("xxxxxxxxxxxx… "));
+    assert!(drawn(&mut model, 80, 24).contains("release  …xxx"));
 }
 
 #[test]
@@ -223,13 +224,13 @@ fn no_terminal_is_too_small() {
         model.about = about;
         for columns in [1, 2, 3, 8, 9, 10, 20, 40, 79, 80, 120] {
             for height in 1..30 {
-                drawn(&model, columns, height);
+                drawn(&mut model, columns, height);
             }
         }
     }
     // The keys are never pushed out.
-    assert_eq!(drawn(&model, 80, 2).lines().count(), 2);
-    assert!(drawn(&model, 80, 3).ends_with("PgUp/PgDn report\n"));
+    assert_eq!(drawn(&mut model, 80, 2).lines().count(), 2);
+    assert!(drawn(&mut model, 80, 3).ends_with("PgUp/PgDn report\n"));
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn a_rehearsal_and_the_last_rollout() {
     let mut run = rollout("rehearsing", 0, 0);
     run.kind = "rehearsal".into();
     let workers = vec![worker(0, 1, "ready", "41", 600), worker(0, 9, "booting", "42", 2)];
-    let text = drawn(&knowing(stats("rolling", workers, Some(run))), 80, 24);
+    let text = drawn(&mut knowing(stats("rolling", workers, Some(run))), 80, 24);
     assert!(text.contains("\nrehearsal 7 of 42, off-traffic, 12s\n") && text.contains("\n   - booting 42 "), "{text}");
     let mut all = stats("steady", vec![worker(0, 1, "ready", "41", 600)], None);
     all.last_rollout = Some(LastRollout {
@@ -251,7 +252,7 @@ fn a_rehearsal_and_the_last_rollout() {
         millis: 3210,
         report: None,
     });
-    let text = drawn(&knowing(all), 80, 24);
+    let text = drawn(&mut knowing(all), 80, 24);
     assert!(text.contains("\nlast: phased restart 6: 41 -> 42, aborted after 3.21s, 1m01s ago\n"), "{text}");
 }
 
