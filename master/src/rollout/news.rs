@@ -26,10 +26,18 @@ impl Rollout {
 
     /// Tells a worker to end: a ready one gets the drain timeout, one that was never ready five seconds.
     pub(crate) fn end(&mut self, id: Incarnation, out: &mut Vec<Action>) {
+        let Some((_, timeout)) = self.drains(id, out) else { return };
+        out.push(Action::Drain { worker: id, timeout });
+        out.push(Action::Arm(Timer::Overdue(id), timeout + OVERDUE_GRACE));
+    }
+
+    /// From now on a worker is a draining one: what it was before, and how long its app may take. `None`: it drains already.
+    fn drains(&mut self, id: Incarnation, out: &mut Vec<Action>) -> Option<(WorkerState, Duration)> {
         let drain = self.settings.drain_timeout;
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let timeout = match worker.state {
-            WorkerState::Draining => return,
+        let worker = self.workers.get_mut(&id)?;
+        let was = worker.state;
+        let timeout = match was {
+            WorkerState::Draining => return None,
             WorkerState::Ready => drain,
             WorkerState::Booting => {
                 out.push(Action::Disarm(Timer::BootLate(id)));
@@ -38,8 +46,7 @@ impl Rollout {
         };
         worker.state = WorkerState::Draining;
         self.stop_aging(id, out);
-        out.push(Action::Drain { worker: id, timeout });
-        out.push(Action::Arm(Timer::Overdue(id), timeout + OVERDUE_GRACE));
+        Some((was, timeout))
     }
 
     /// SIGKILL for a worker and everything of its app, whatever state it is in.
@@ -194,19 +201,7 @@ impl Rollout {
     /// A worker ends that was not told to: a crash, or a boot that ended without a word.
     /// `grace`: what it gets beyond the time that is left to its app; `None`: nothing is left of it.
     fn dying(&mut self, id: Incarnation, grace: Option<Duration>, out: &mut Vec<Action>) {
-        let drain = self.settings.drain_timeout;
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let was = worker.state;
-        let timeout = match was {
-            WorkerState::Draining => return,
-            WorkerState::Ready => drain,
-            WorkerState::Booting => {
-                out.push(Action::Disarm(Timer::BootLate(id)));
-                END_TIMEOUT
-            }
-        };
-        worker.state = WorkerState::Draining;
-        self.stop_aging(id, out);
+        let Some((was, timeout)) = self.drains(id, out) else { return };
         if let Some(grace) = grace {
             out.push(Action::Arm(Timer::Overdue(id), timeout + grace));
         }
