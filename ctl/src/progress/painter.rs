@@ -71,13 +71,17 @@ impl Painter {
 fn paint(socket: &Path, colours: bool, own: &Sender<News>, heard: &Receiver<News>) {
     let mut screen = Screen::new(colours);
     let mut block = Block::default();
-    let (mut hears, mut is_news) = (false, true);
+    let (mut hears, mut is_news) = (false, false);
     // The lines that stay, above the block.
     let mut above = String::new();
     let mut drawn: Option<Instant> = None;
     loop {
         let now = Instant::now();
-        let due = drawn.map_or(now, |at| at + if is_news { PAUSE } else { TICK });
+        let due = match drawn {
+            Some(at) => at + if is_news { PAUSE } else { TICK },
+            // The line with which it begins stands above all.
+            None => now + if is_news { Duration::ZERO } else { TICK },
+        };
         match heard.recv_timeout(due.saturating_duration_since(now)) {
             Ok(News::Line(line)) => {
                 is_news = true;
