@@ -370,9 +370,11 @@ mod tests {
 
     #[test]
     fn what_was_counted_is_told_whatever_its_name_is() {
-        let mut counters = Counters::default();
-        counters.rollouts = vec![("restart".into(), "aborted".into(), 2), ("of-later".into(), "odd".into(), 1)];
-        counters.restarts = vec![("crash".into(), 3), ("of-later".into(), 4)];
+        let mut counters = Counters {
+            rollouts: vec![("restart".into(), "aborted".into(), 2), ("of-later".into(), "odd".into(), 1)],
+            restarts: vec![("crash".into(), 3), ("of-later".into(), 4)],
+            ..Counters::default()
+        };
         for took in [40_000, 1_000_000, 1_000_001, 900_000_000] {
             counters.boots.observe(took);
         }
