@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::exit::Failure;
 use crate::locate::{self, Target};
-use crate::metrics::{self, Seen};
+use crate::metrics::{self, Seen, Taken};
 use crate::metrics_text::{self, Dialect};
 use crate::render;
 
@@ -17,11 +17,28 @@ pub(crate) struct Site {
     name: Option<String>,
     /// What the master called itself.
     called: Option<String>,
-    /// CPU time by slot, as told last: the processes are not looked at all at one instant, and a sum that falls by a hair would
-    /// count as begun anew.
-    cpu: BTreeMap<u32, (u64, f64)>,
+    cpu: Cpu,
     /// Whether it answered; `None`: it was not asked yet.
     answered: Option<bool>,
+}
+
+/// The CPU time by slot, as told last, and whose: the processes of an app are not looked at all at one instant, and a sum that
+/// falls by a hair would count as begun anew.
+#[derive(Default)]
+struct Cpu(BTreeMap<u32, (u64, f64)>);
+
+impl Cpu {
+    /// No worker's time falls.
+    fn correct(&mut self, slots: &mut BTreeMap<u32, Taken>, workers: u32) {
+        self.0.retain(|slot, _| *slot < workers);
+        for (slot, taken) in slots {
+            if let Some((worker, seconds)) = &mut taken.cpu {
+                let told = self.0.get(slot).filter(|(told, _)| told == worker);
+                *seconds = told.map_or(*seconds, |(_, told)| told.max(*seconds));
+                self.0.insert(*slot, (*worker, *seconds));
+            }
+        }
+    }
 }
 
 /// An answer, or why there is none.
@@ -33,7 +50,7 @@ pub(crate) struct Look {
 impl Site {
     /// The site of the master that commands with these options would ask.
     pub(crate) fn new(socket: Option<PathBuf>, name: Option<String>) -> Self {
-        Self { socket, name, called: None, cpu: BTreeMap::new(), answered: None }
+        Self { socket, name, called: None, cpu: Cpu::default(), answered: None }
     }
 
     /// Asks. Takes no longer than connecting and one answer may.
@@ -58,14 +75,7 @@ impl Site {
             self.socket = Some(path);
         }
         self.called = Some(seen.stats.name.clone());
-        for (slot, taken) in &mut seen.slots {
-            if let Some((worker, seconds)) = &mut taken.cpu {
-                let told = self.cpu.get(slot).filter(|(told, _)| told == worker);
-                *seconds = told.map_or(*seconds, |(_, told)| told.max(*seconds));
-                self.cpu.insert(*slot, (*worker, *seconds));
-            }
-        }
-        self.cpu.retain(|slot, _| *slot < seen.stats.workers);
+        self.cpu.correct(&mut seen.slots, seen.stats.workers);
         Ok(seen)
     }
 
@@ -77,15 +87,11 @@ impl Site {
 
     /// Says on stderr when a master is away and when one is back.
     fn tell(&mut self, failure: Option<&Failure>) {
-        let answers = failure.is_none();
-        if self.answered == Some(answers) || (answers && self.answered.is_none()) {
-            self.answered = Some(answers);
-            return;
-        }
-        self.answered = Some(answers);
+        let before = self.answered.replace(failure.is_none());
         let text = match failure {
-            Some(failure) => render::failure(failure),
-            None => "the master answers again\n".into(),
+            Some(failure) if before != Some(false) => render::failure(failure),
+            None if before == Some(false) => "the master answers again\n".into(),
+            _ => return,
         };
         let _ = io::stderr().lock().write_all(text.as_bytes());
     }
@@ -111,5 +117,39 @@ impl Look {
                 (well, said)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_workers_time_falls_and_the_next_ones_begins_anew() {
+        let mut cpu = Cpu::default();
+        let mut told = |worker, seconds| {
+            let mut slots = BTreeMap::from([(0, Taken { memory: 0, cpu: Some((worker, seconds)) })]);
+            cpu.correct(&mut slots, 1);
+            slots[&0].cpu
+        };
+        assert_eq!(told(7, 10.0), Some((7, 10.0)));
+        assert_eq!(told(7, 9.5), Some((7, 10.0)));
+        assert_eq!(told(7, 10.5), Some((7, 10.5)));
+        assert_eq!(told(8, 0.5), Some((8, 0.5)));
+        cpu.correct(&mut BTreeMap::new(), 0);
+        assert!(cpu.0.is_empty(), "a slot that is no more");
+    }
+
+    #[test]
+    fn a_site_is_called_as_it_calls_itself() {
+        let label = |socket: Option<&str>, name: Option<&str>, called: Option<&str>| {
+            let mut site = Site::new(socket.map(PathBuf::from), name.map(str::to_owned));
+            site.called = called.map(str::to_owned);
+            site.label()
+        };
+        assert_eq!(label(Some("/run/a.sock"), None, Some("shop")), "shop");
+        assert_eq!(label(Some("/run/a.sock"), None, None), "a");
+        assert_eq!(label(None, Some("shop"), None), "shop");
+        assert_eq!(label(None, None, None), "");
     }
 }

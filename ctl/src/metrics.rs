@@ -185,7 +185,7 @@ fn restarts(counters: &Counters) -> Family {
     for (reason, count) in &counters.restarts {
         *counts.entry(reason).or_default() += count;
     }
-    let help = "Workers that crashed, did not boot, or were replaced for what they did; no rollout's own replacements.";
+    let help = "Workers that were replaced for no rollout's sake, and boots of known-good code that failed.";
     let mut family = Family::new("phased_worker_restarts", Kind::Counter, None, help);
     for (reason, count) in counts {
         family.add(&[("reason", reason)], Value::Whole(count));

@@ -276,6 +276,8 @@ fn a_site_that_prometheus_scrapes() {
     // The first increase is seen, since there was a 0 before.
     prometheus.is(&format!("increase({}[5m]) > bool 0", rollouts("aborted")), "1");
     prometheus.is("phased_drift + phased_dir_refused", "2");
+    // That release is no worker that was replaced.
+    prometheus.is("sum(phased_worker_restarts_total)", "0");
     let lately = "time() - phased_last_rollout_timestamp_seconds < 3600";
     prometheus.is(&format!("phased_last_rollout_outcome{{outcome=\"aborted\"}} == 1 and on (site) {lately}"), "1");
     prometheus.until("ALERTS{alertname=\"PhasedRolloutFailed\",outcome=\"aborted\"}", "1");
