@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, ValueHint};
 use nix::sys::signal::Signal;
 use proto::Surge;
 use proto::worker::{Check, Ready};
@@ -29,21 +29,21 @@ const HOOKS: &str = "Hooks (lines for sh, run in the release)";
 const LIVENESS: &str = "Liveness";
 const PLACES: &str = "Places and log";
 
+const HELP: &str = include_str!("help.txt");
+
 /// Changes the code under a running application without dropping a request, and refuses code that does not boot.
 #[derive(Debug, Parser)]
 #[command(
     name = "master",
     version,
-    max_term_width = 110,
+    // What comes before the options in error messages and in the man page.
     override_usage = "master --dir DIR [options] [-- COMMAND [ARG]...]",
-    after_help = "D is a duration: 300ms, 5s, 2m.\n\
-                  Signals: TERM, INT stop · QUIT halt · USR1 phased restart · USR2 upgrade · PWR detach · TTIN, TTOU one worker more, fewer.\n\
-                  Exit codes: 0 stopped · 1 failure · 2 usage · 3 no worker could boot at first start.\n\
-                  Example: master --dir /app/current --listen tcp://127.0.0.1:8080 --workers 4 -- gunicorn -w 1 app:app"
+    // All of it on one screen; what the options say below is for the man page.
+    override_help = HELP
 )]
 pub(crate) struct Cli {
     /// The app's directory, usually a symlink to a release
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_hint = ValueHint::DirPath, value_name = "DIR")]
     pub(crate) dir: PathBuf,
 
     /// What to run in the release, without a shell [default: the `web:` line of DIR's Procfile]
@@ -67,11 +67,11 @@ pub(crate) struct Cli {
     pub(crate) env: Vec<(OsString, OsString)>,
 
     /// Variables for the app, one K=V a line; relative to the release, read at every boot; --env wins
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_hint = ValueHint::FilePath, value_name = "FILE")]
     pub(crate) env_file: Option<PathBuf>,
 
     /// These options as TOML: `workers = 4`, `listen = ["tcp://…"]`; the command line and the environment win over it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_hint = ValueHint::FilePath, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
     /// Print every setting and where it came from, and start nothing; exit code 2 when something is wrong
@@ -196,12 +196,12 @@ pub(crate) struct Cli {
     pub(crate) name: Option<String>,
 
     /// The control socket [default: NAME.sock in the runtime directory]
-    #[arg(long, value_name = "PATH", help_heading = PLACES)]
+    #[arg(long, value_hint = ValueHint::AnyPath, value_name = "PATH", help_heading = PLACES)]
     pub(crate) socket: Option<PathBuf>,
 
     /// What outlives the master: the known-good release, refused ones, the history [default: $STATE_DIRECTORY, else
     /// NAME in the XDG state folder]
-    #[arg(long, value_name = "DIR", help_heading = PLACES)]
+    #[arg(long, value_hint = ValueHint::DirPath, value_name = "DIR", help_heading = PLACES)]
     pub(crate) state: Option<PathBuf>,
 
     /// Write a newline to this open file descriptor when the first start is over, and close it (s6)
@@ -286,4 +286,36 @@ impl Cli {
 pub(crate) fn inherits_sockets() -> bool {
     std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string())
         && std::env::var("LISTEN_FDS").is_ok_and(|n| n.parse::<u32>().is_ok_and(|n| n > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clap_is_content() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_stands_in_the_help_with_its_default() {
+        for option in Cli::command().get_arguments() {
+            let Some(long) = option.get_long() else { continue };
+            let words = |line: &&str| line.split([' ', ',']).any(|word| word == format!("--{long}"));
+            let line = HELP.lines().find(words).unwrap_or_else(|| panic!("--{long} is not there"));
+            for default in option.get_default_values() {
+                let default = default.to_string_lossy();
+                let shown = line.split(['[', ']', ',', ' ']).any(|word| word == default);
+                assert!(shown, "--{long}: {default} is not in '{line}'");
+            }
+        }
+    }
+
+    #[test]
+    fn the_help_fits_a_screen() {
+        assert!(HELP.lines().count() <= 50, "{}", HELP.lines().count());
+        for line in HELP.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
 }

@@ -22,6 +22,8 @@ mod log;
 mod manager;
 mod narrate;
 mod orphans;
+#[cfg(test)]
+mod pages;
 mod perform;
 mod recall;
 mod record;

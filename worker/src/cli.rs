@@ -3,9 +3,11 @@
 use std::ffi::OsString;
 
 const HELP: &str = "\
-worker boots one app from a release directory, watches it, and reports to the master.
+worker boots one app from a release directory, watches it, and reports to the
+master.
 
-It is started by `master`, which speaks to it over pipes; there is nothing to run by hand.
+It is started by `master`, which speaks to it over pipes; there is nothing to
+run by hand.
 
 Usage: worker --version | --help
 
