@@ -54,7 +54,9 @@ pub(crate) fn resolve(dir: &Path) -> Result<PathBuf> {
         Ok(target) => format!("{} (a symlink to {})", dir.display(), target.display()),
         Err(_) => dir.display().to_string(),
     };
-    let real = fs::canonicalize(dir).with_context(|| format!("cannot resolve {}", shown()))?;
+    let real = fs::canonicalize(dir).with_context(|| {
+        format!("cannot resolve {}, which has to be a release directory or a symlink to one", shown())
+    })?;
     if !real.is_dir() {
         bail!("cannot use {}: {} is not a directory", shown(), real.display());
     }
