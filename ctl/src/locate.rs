@@ -126,7 +126,13 @@ pub(crate) fn connect(target: &Target<'_>) -> Result<Found, Failure> {
 fn at_path(path: &Path) -> Result<Found, Failure> {
     match dial(path) {
         Ok(stream) => Ok(Found { stream, path: path.to_owned() }),
-        Err(errno) => Err(Failure::new(code(errno), format!("{}: {}", headline(errno), reason(path, errno)))),
+        Err(errno) => {
+            let mut message = format!("{}: {}", headline(errno), reason(path, errno));
+            if code(errno) == Code::NoMaster {
+                message.push_str("; start it, or leave --socket and $PHASED_SOCKET out to have every place searched");
+            }
+            Err(Failure::new(code(errno), message))
+        }
     }
 }
 

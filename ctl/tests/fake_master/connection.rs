@@ -109,9 +109,11 @@ fn a_name_that_nobody_has_lists_the_places() {
 #[test]
 fn a_socket_on_which_nobody_listens_is_no_master() {
     let fake = Fake::new();
-    fake.ctl("status").end().is(7, "", &format!("error: no master: {} (no such socket)\n", fake.path().display()));
+    let way_out = "start it, or leave --socket and $PHASED_SOCKET out to have every place searched";
+    let words = format!("no master: {} (no such socket); {way_out}", fake.path().display());
+    fake.ctl("status").end().is(7, "", &format!("error: {words}\n"));
     drop(UnixListener::bind(fake.path()).unwrap());
-    let words = format!("no master: {} (nobody listens on it)", fake.path().display());
+    let words = format!("no master: {} (nobody listens on it); {way_out}", fake.path().display());
     fake.ctl("stats").end().is(7, "", &format!("error: {words}\n"));
     let json = fake.ctl("stats --json").end().json();
     assert_eq!(json, json!({"error": {"code": 7, "message": words, "report": null}}));
