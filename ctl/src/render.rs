@@ -66,7 +66,7 @@ fn excerpt(out: &mut String, report: &BootReport) {
     let cut = lines.len().saturating_sub(LINES);
     if cut > 0 {
         let s = if cut == 1 { "" } else { "s" };
-        let _ = writeln!(out, "  | … ({cut} line{s} more: ctl report)");
+        let _ = writeln!(out, "  | … ({cut} line{s} more: ctl report, until another boot fails)");
     }
     for line in &lines[cut..] {
         match line.char_indices().nth(WIDTH) {

@@ -124,7 +124,7 @@ fn only_the_last_lines_are_shown_and_the_rest_is_counted() {
     let ran = fake.ctl("phased-restart").end();
     let quoted: Vec<&str> = ran.err.lines().filter_map(|l| l.strip_prefix("  | ")).collect();
     assert_eq!(quoted.len(), 21, "{ran:?}");
-    assert_eq!(quoted[0], "… (5 lines more: ctl report)");
+    assert_eq!(quoted[0], "… (5 lines more: ctl report, until another boot fails)");
     assert_eq!((quoted[1], quoted[20]), ("line 6", "line 25"));
     master.done();
 }
