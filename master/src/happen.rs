@@ -174,7 +174,8 @@ impl Shell {
                 let silent = self.children.get(worker).is_some_and(|child| child.silent);
                 self.counters.restarted(if silent { "watchdog" } else { "crash" });
             }
-            Note::BootFailed { .. } => self.counters.restarted("boot-failed"),
+            // Tried again. Any other failed boot is the end of a rollout or of a start, and is counted as that.
+            Note::BootFailed { retry: Some(_), .. } => self.counters.restarted("boot-failed"),
             Note::Recycling { worker } => {
                 let outgrown = self.children.get(worker).is_some_and(|child| child.outgrown.is_some());
                 self.counters.restarted(if outgrown { "max-memory" } else { "max-age" });
