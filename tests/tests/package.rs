@@ -201,8 +201,8 @@ fn a_package_is_installed_used_upgraded_removed_and_purged() {
     let before = debian.files();
     let dpkg = "dpkg --force-depends --force-bad-path";
     debian.run(&format!("{dpkg} --install /phased.deb"), 0);
-    assert_eq!(debian.run("phased-ctl --version", 0).stdout, format!("ctl {}\n", env!("CARGO_PKG_VERSION")));
-    assert_eq!(debian.run("stat -c %a:%U /run/phased", 0).stdout, "755:root\n");
+    assert_eq!(debian.run("phased-ctl --version", 0).stdout, format!("ctl {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(debian.run("stat -c %a:%U /run/phased", 0).stdout, "755:root");
     let verified = debian.run("systemd-analyze verify --man=no phased@web.service phased@web.socket", 0);
     assert_eq!((verified.stdout.as_str(), verified.stderr.as_str()), ("", ""));
 
@@ -245,8 +245,12 @@ fn a_package_is_installed_used_upgraded_removed_and_purged() {
     debian.run(&format!("{dpkg} --purge phased"), 0);
     // A person wrote it, and the folder had to stay with it.
     debian.run("rm /etc/phased/web.toml && rmdir /etc/phased", 0);
-    let after = debian.files();
-    assert_eq!(after.difference(&before).collect::<Vec<_>>(), Vec::<&PathBuf>::new());
+    let mut left = debian.files();
+    left.retain(|path| !before.contains(path));
+    // The test's own site lies in there, and `systemctl enable` has made a folder, which is empty again.
+    let own = debian.path(site.root().to_str().expect("text"));
+    left.retain(|path| !path.starts_with(&own) && !path.ends_with("multi-user.target.wants"));
+    assert_eq!(left, BTreeSet::new());
 }
 
 #[test]
