@@ -51,7 +51,8 @@ pub(crate) fn known(s: &Stats) -> Vec<Release> {
         add(&confirm.back_to, "rolls-back-to", true);
     }
     let mut serves: BTreeMap<&Bytes, ()> = BTreeMap::new();
-    for worker in s.worker_status.iter().filter(|worker| worker.pid.is_some()) {
+    // Also of a worker that was killed: its app may still drain.
+    for worker in &s.worker_status {
         serves.insert(&worker.release, ());
     }
     for release in serves.into_keys() {

@@ -273,21 +273,24 @@ fn pruning_spares_what_is_in_use() {
     let setup = find(&["sh"]);
     assert_eq!(terminal.run(&setup).0, Some(0), "{}", setup.text);
     let prune = find(&["sh", "prune"]);
-    terminal.types(
-        "for n in 3 4 5 6 7; do cp -r app/releases/2 app/releases/$n; done; touch -d 2001-01-01 app/releases/[12]",
-        0,
-    );
+    terminal.types("for n in 3 4 5 6 7; do cp -r app/releases/2 app/releases/$n; done", 0);
+    terminal.types("mkdir app/shared && ln -s ../shared app/releases/shared && touch app/shared/file", 0);
     let (ended, text) = terminal.run(&prune);
     assert_eq!(ended, Some(7), "without a master nothing is known, and nothing deleted: {text}");
-    assert_eq!(terminal.types("ls app/releases | wc -l", 0).trim(), "7");
+    assert_eq!(terminal.types("ls app/releases | wc -l", 0).trim(), "8");
+    // The release is a folder in the folder.
+    terminal.types("mkdir app/releases/2/dist && mv app/releases/2/app.py app/releases/2/dist", 0);
     let master = terminal.start(&find(&["sh", "master"]), 2);
-    terminal.types("ln -sfn releases/2 app/current && ctl phased-restart", 0);
-    // Of the same age but for 1 and 2, which are the oldest and in use.
-    terminal.types("touch -d 2002-01-01 app/releases/[34]", 0);
+    terminal.types("ln -sfn releases/2/dist app/current && ctl phased-restart", 0);
+    // 1 and 2 are the oldest, and in use.
+    terminal.types("touch -d 2001-01-01 app/releases/[12]; touch -d 2002-01-01 app/releases/[34]", 0);
     let (ended, text) = terminal.run(&prune);
     assert_eq!(ended, Some(0), "{text}");
-    let left = terminal.types("ls app/releases", 0);
-    assert_eq!(left.split_whitespace().collect::<Vec<_>>(), ["1", "2", "5", "6", "7"]);
+    let left = terminal.types("ls app/releases app/shared", 0);
+    assert_eq!(
+        left.split_whitespace().collect::<Vec<_>>(),
+        ["app/releases:", "1", "2", "5", "6", "7", "shared", "app/shared:", "file"]
+    );
     terminal.types("ctl stop", 0);
     master.end();
 }
