@@ -41,8 +41,10 @@ pub(crate) enum Shell {
 
 /// Answers a shell at a Tab. False: no shell asks, and this is a command as any other.
 pub(crate) fn answered(args: &[OsString]) -> bool {
-    // Beside what a person has typed, an error of ours would only be noise.
+    // A shell asks with `--` before what was typed; a variable that somebody has exported is none. Beside what a person has
+    // typed, an error of ours would only be noise.
     locate::set(VARIABLE).is_some()
+        && args.get(1).is_some_and(|arg| arg == "--")
         && CompleteEnv::with_factory(Cli::command)
             .var(VARIABLE)
             .try_complete(args.to_vec(), env::current_dir().ok().as_deref())
@@ -88,9 +90,15 @@ pub(crate) fn release_dirs() -> ArgValueCompleter {
             .collect();
         if candidates.is_empty() {
             candidates = PathCompleter::dir().complete(typed);
+            candidates.retain(|candidate| is_plain(candidate.get_value()));
         }
         candidates
     })
+}
+
+/// bash takes what it is offered as it is: a name that would be more than a word there is not offered.
+fn is_plain(name: &OsStr) -> bool {
+    name.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || !b.is_ascii() || b"/._+~,@%:=-".contains(b))
 }
 
 /// For a signal: the names without SIG.
@@ -112,6 +120,7 @@ fn beside(stats: &Stats) -> Vec<(PathBuf, Option<String>)> {
     let known = releases::known(stats);
     let entries = folder(stats).and_then(|folder| fs::read_dir(folder).ok());
     let entries = entries.into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+    let entries = entries.filter(|entry| is_plain(entry.path().as_os_str()));
     let role = |path: &Path| releases::role(&known, path.as_os_str().as_bytes());
     let mut found: Vec<_> = entries.map(|entry| (entry.path(), role(&entry.path()))).collect();
     found.sort();
