@@ -100,7 +100,12 @@ enum Gone {
     /// The next one is what was asked for.
     Upgrade,
     /// The next one is followed.
-    Follow,
+    Follow {
+        /// Behind this number it began.
+        after: Option<u64>,
+    },
+    /// There is nothing more to be heard.
+    Over,
 }
 
 fn waiting(command: &Command) -> Waiting {
@@ -137,8 +142,13 @@ fn waiting(command: &Command) -> Waiting {
         | Command::History { .. }
         | Command::Releases { .. }
         | Command::Completions { .. } => Waiting { reads: true, ..quick },
-        Command::Events { follow, .. } => {
-            Waiting { streams: true, gone: if *follow { Gone::Follow } else { Gone::Lost }, ..quick }
+        Command::Events { follow, steps, after } => {
+            let gone = match (follow, steps) {
+                (true, _) => Gone::Follow { after: *after },
+                (false, true) => Gone::Over,
+                (false, false) => Gone::Lost,
+            };
+            Waiting { streams: true, gone, ..quick }
         }
         // (It does not come here.)
         Command::Watch { .. } => Waiting { reads: true, ..quick },
@@ -149,18 +159,26 @@ fn waiting(command: &Command) -> Waiting {
 /// How far events were followed.
 #[derive(Clone, Copy, Default)]
 struct Followed {
-    /// The last one.
+    /// The last one; at first the one behind which to begin.
     number: Option<u64>,
-    /// The master has said that it ends, and that no other follows.
+    /// The master has said that it ends.
+    ended: bool,
+    /// And that no other follows.
     over: bool,
 }
 
 impl Followed {
+    /// What the next master is asked for. Behind a last word of the one before nothing of that one's can be missing.
+    fn next(self) -> Option<u64> {
+        if self.ended { Some(0) } else { self.number.or(Some(0)) }
+    }
+
     fn take(&mut self, happening: &Happening) {
         let how = happening.facts.iter().find(|(key, _)| key == "how").map(|(_, how)| how);
         let ends = |word: &str| how == Some(&Fact::Text(word.into()));
         self.number = Some(happening.number);
-        self.over = happening.kind == "master-ended" && (ends("stopped") || ends("nothing-boots"));
+        self.ended = happening.kind == "master-ended";
+        self.over = self.ended && (ends("stopped") || ends("nothing-boots"));
     }
 }
 
@@ -196,29 +214,34 @@ pub(crate) fn ask(
     } else if let Some(timeout) = how.timeout {
         until.deadline = sent.checked_add(timeout.max(ANSWER));
     }
-    let mut followed = matches!(how.gone, Gone::Follow).then(Followed::default);
+    let mut followed = match how.gone {
+        Gone::Follow { after } => Some(Followed { number: after, ..Followed::default() }),
+        _ => None,
+    };
     let mut begun: Option<Begun> = None;
     // There while the master that accepted has gone and the next one has not said anything yet.
     let mut search: Option<Search> = None;
     loop {
         let reply = match client.hear(&until)? {
             Heard::Reply(reply) => *reply,
-            Heard::Gone if how.streams && followed.is_none_or(|followed| followed.over) => return Ok(Answer::Over),
+            Heard::Gone if followed.is_some_and(|followed| followed.over) => return Ok(Answer::Over),
             Heard::Unread => return Ok(Answer::Over),
             Heard::Gone => match (how.gone, &begun) {
+                (Gone::Over, _) => return Ok(Answer::Over),
                 // One of another protocol may have said so in words that cannot be read.
                 (Gone::Upgrade, accepted) if accepted.is_some() || client.other().is_some() => {
                     let doubted = client.other().filter(|_| accepted.is_none());
                     return upgrade::followed(client.path(), doubted, patience.upgrade, &until)
                         .map_err(|failure| failure.unwrap_or_else(|| how.interrupted(true)));
                 }
-                (Gone::Follow, _) => {
+                (Gone::Follow { .. }, _) => {
                     let search = search.get_or_insert_with(|| Search::new(client.path(), patience.rollout));
                     search.failed(client.gone().message);
-                    let after = followed.and_then(|followed| followed.number);
+                    let after = followed.and_then(Followed::next);
                     client = match search.next(&Request::Happenings { after, follow: true }, false, &until) {
                         Next::Master(client) => client,
-                        _ => {
+                        Next::Interrupted => return Ok(Answer::Over),
+                        Next::Nobody | Next::Late => {
                             let message = format!("the master went away\n{}", search.why());
                             return Err(Failure::new(Code::NoMaster, message));
                         }

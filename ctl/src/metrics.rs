@@ -18,10 +18,10 @@ use crate::wait::Until;
 
 const STATES: [&str; 8] = ["booting", "steady", "rolling", "soaking", "held", "rolling_back", "degraded", "stopping"];
 const WORKER_STATES: [&str; 4] = ["booting", "ready", "draining", "backoff"];
-const OUTCOMES: [&str; 4] = ["promoted", "held", "aborted", "degraded"];
+const OUTCOMES: [&str; 5] = ["promoted", "held", "aborted", "degraded", "passed"];
 /// The kinds of rollouts with the outcomes that they can have, as places in [`OUTCOMES`].
 const KINDS: [(&str, &[usize]); 4] =
-    [("phased-restart", &[0, 1, 2, 3]), ("rollback", &[0, 2, 3]), ("restart", &[0, 2, 3]), ("rehearsal", &[0, 2])];
+    [("phased-restart", &[0, 1, 2, 3]), ("rollback", &[0, 2, 3]), ("restart", &[0, 2, 3]), ("rehearsal", &[4, 2])];
 const REASONS: [&str; 5] = ["crash", "boot-failed", "watchdog", "max-memory", "max-age"];
 
 /// What a master and its apps were doing at one moment.
@@ -222,7 +222,7 @@ fn last_rollout(stats: &Stats) -> Vec<Family> {
     });
     let last = stats.last_rollout.as_ref().map(|last| {
         let mut outcome = gauge("phased_last_rollout_outcome", "1 for how the last rollout ended, 0 for the others.");
-        for word in OUTCOMES {
+        for word in OUTCOMES.into_iter().filter(|word| *word != "passed") {
             let labels = [("kind", last.kind.as_str()), ("outcome", word)];
             outcome.add(&labels, Value::Whole((last.outcome == word).into()));
         }

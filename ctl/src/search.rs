@@ -41,7 +41,7 @@ pub(crate) enum Next {
     Nobody,
     /// The caller's own deadline passed.
     Late,
-    /// The person pressed Ctrl-C, or this process is to end.
+    /// The person pressed Ctrl-C, this process is to end, or nobody reads what it prints any more.
     Interrupted,
 }
 
@@ -60,7 +60,7 @@ impl Search {
             if let Some(pause) = self.pause {
                 let now = Instant::now();
                 match until.by(self.over.min(now + pause)).wait(None) {
-                    Ok(Woken::Interrupted) => return Next::Interrupted,
+                    Ok(Woken::Interrupted | Woken::Unread) => return Next::Interrupted,
                     Ok(_) if until.is_over() => return Next::Late,
                     Ok(_) if now >= self.over => return Next::Nobody,
                     Ok(_) => {}

@@ -107,6 +107,8 @@ pub(crate) struct Child {
     pub(crate) role: Role,
     /// Its watchdog heard nothing from its app.
     pub(crate) silent: bool,
+    /// It is being replaced because of its age or its size.
+    pub(crate) recycled: bool,
     /// What its app held when it had outgrown its memory, in bytes.
     pub(crate) outgrown: Option<u64>,
     /// A rehearsal's own listening sockets.
@@ -180,6 +182,7 @@ impl Child {
             reported: false,
             role,
             silent: false,
+            recycled: false,
             outgrown: None,
             private: Vec::new(),
             pidfd: None,
@@ -216,6 +219,7 @@ impl Child {
             reported: true,
             role: seat.role,
             silent: false,
+            recycled: false,
             outgrown: None,
             private: Vec::new(),
             pidfd,
@@ -250,6 +254,7 @@ impl Child {
             reported: true,
             role,
             silent: false,
+            recycled: false,
             outgrown: None,
             private: Vec::new(),
             pidfd: Some(crate::sys::pidfd(pid)?),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::Uid;
@@ -34,6 +35,15 @@ const MAX_CLIENTS: usize = 480;
 /// How much may wait for a client that does not read, in bytes.
 const MAX_PENDING: usize = 4 << 20;
 
+/// What a client listens to, for as long as it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    /// Each step of the mind.
+    Steps,
+    /// What happens.
+    Happenings,
+}
+
 /// One connection.
 #[derive(Debug)]
 struct Client {
@@ -46,7 +56,8 @@ struct Client {
     asked: bool,
     /// Close it when everything is written.
     closing: bool,
-    subscribed: bool,
+    /// It stays, and listens.
+    subscribed: Option<To>,
 }
 
 impl Client {
@@ -159,7 +170,7 @@ impl Control {
             foreign: None,
             asked: false,
             closing: false,
-            subscribed: false,
+            subscribed: None,
             stream,
         };
         let _ = client.outbox.push(&Reply::Hello(Hello::ours()));
@@ -265,7 +276,14 @@ impl Control {
     /// A client wants every step from now on.
     pub(crate) fn subscribe(&mut self, id: u64) {
         if let Some(client) = self.clients.get_mut(&id) {
-            client.subscribed = true;
+            client.subscribed = Some(To::Steps);
+        }
+    }
+
+    /// A client wants whatever happens from now on.
+    pub(crate) fn follows(&mut self, id: u64) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.subscribed = Some(To::Happenings);
         }
     }
 
@@ -276,7 +294,7 @@ impl Control {
 
     /// Who wants every step.
     pub(crate) fn subscribers(&self) -> Vec<u64> {
-        self.clients.iter().filter(|(_, c)| c.subscribed).map(|(id, _)| *id).collect()
+        self.clients.iter().filter(|(_, c)| c.subscribed == Some(To::Steps)).map(|(id, _)| *id).collect()
     }
 
     /// Removes the path, once, and only while it is ours: another master may have taken it over since.
@@ -292,13 +310,22 @@ impl Control {
     pub(crate) fn finish(&mut self) {
         self.unlink();
         self.lock = None;
+        // Whoever only listens has been told what it takes at once, and is not waited for.
+        self.clients.retain(|_, client| client.subscribed.is_none());
         let deadline = timers::now() + LAST_WORDS;
-        // Whoever only listens is not waited for.
-        for client in self.clients.values_mut().filter(|client| !client.subscribed) {
-            let left = deadline.saturating_duration_since(timers::now()).max(Duration::from_millis(1));
-            let _ = client.stream.set_nonblocking(false);
-            let _ = client.stream.set_write_timeout(Some(left));
-            let _ = client.stream.write_all(client.outbox.pending());
+        loop {
+            for id in self.clients.keys().copied().collect::<Vec<_>>() {
+                if self.flush(id) != Some(true) {
+                    self.clients.remove(&id);
+                }
+            }
+            let left = deadline.saturating_duration_since(timers::now());
+            if self.clients.is_empty() || left.is_zero() {
+                break;
+            }
+            let mut fds: Vec<_> =
+                self.clients.values().map(|c| PollFd::new(c.stream.as_fd(), PollFlags::POLLOUT)).collect();
+            let _ = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
         }
         self.clients.clear();
     }

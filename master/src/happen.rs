@@ -1,15 +1,17 @@
 //! What becomes a happening, and which facts it has. README lists the kinds.
 
-use proto::Incarnation;
 use proto::control::{Fact, LastRollout};
 use proto::worker::{BootReport, ExitStatus};
+use proto::{Incarnation, Slot};
 use rollout::{Kind, Note, ReleaseId, Role};
 
 use crate::child::Seat;
+use crate::cli::millis;
 use crate::narrate::Line;
 use crate::record::ENOUGH;
 use crate::release::Releases;
 use crate::shell::{Running, Shell};
+use crate::timers::now;
 
 /// What is compared before and after a step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,8 +47,26 @@ impl Facts {
         self.fact(key, number.map_or(Fact::Null, Fact::Number))
     }
 
+    fn role(self, role: Role) -> Self {
+        self.text("role", if role == Role::Serve { "serve".into() } else { role.to_string() })
+    }
+
     fn worker(self, slot: u32, worker: Incarnation, phase: u32, release: String) -> Self {
         self.number("slot", slot).number("incarnation", worker.0).number("phase", phase).text("release", release)
+    }
+}
+
+/// `slot 3`, or what it is that has no slot.
+fn place(role: Role, slot: Slot) -> String {
+    if role == Role::Serve { format!("slot {slot}") } else { role.to_string() }
+}
+
+/// A sentence as far as it is one: many of them are kept.
+fn cut(text: &str) -> String {
+    const MOST: usize = 1000;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
     }
 }
 
@@ -83,13 +103,8 @@ impl Shell {
 
     pub(crate) fn worker_spawned(&mut self, seat: Seat) {
         let release = self.releases.shown(seat.release);
-        let role = match seat.role {
-            Role::Serve => "serve".into(),
-            other => other.to_string(),
-        };
-        let place = if seat.role == Role::Serve { format!("slot {}", seat.slot) } else { role.clone() };
-        let message = format!("{place}: {release} boots (worker {})", seat.id);
-        let facts = Facts::new().worker(seat.slot.0, seat.id, seat.phase.0, release).text("role", role);
+        let message = format!("{}: {release} boots (worker {})", place(seat.role, seat.slot), seat.id);
+        let facts = Facts::new().worker(seat.slot.0, seat.id, seat.phase.0, release).role(seat.role);
         self.happened("worker-booting", facts, message);
     }
 
@@ -98,6 +113,7 @@ impl Shell {
         let took = child.boot_us.unwrap_or_default();
         let facts = Facts::new()
             .worker(child.slot.0, id, child.phase.0, self.releases.shown(child.release))
+            .role(child.role)
             .maybe("app_pid", child.app_pid.map(|pid| pid as u64))
             .text("evidence", child.evidence.map_or_else(String::new, |evidence| evidence.to_string()))
             .fact("seconds", Fact::Micros(took));
@@ -111,8 +127,11 @@ impl Shell {
     pub(crate) fn worker_drains(&mut self, id: Incarnation) {
         let Some(child) = self.children.get(&id) else { return };
         let release = self.releases.shown(child.release);
-        let message = format!("slot {}: {release} drains (worker {id})", child.slot);
-        let facts = Facts::new().worker(child.slot.0, id, child.phase.0, release);
+        let message = format!("{}: {release} drains (worker {id})", place(child.role, child.slot));
+        let facts = Facts::new().worker(child.slot.0, id, child.phase.0, release).role(child.role);
+        if child.recycled {
+            self.counters.restarted(if child.outgrown.is_some() { "max-memory" } else { "max-age" });
+        }
         self.happened("worker-draining", facts, message);
     }
 
@@ -125,8 +144,9 @@ impl Shell {
         };
         let facts = Facts::new()
             .worker(report.slot.0, report.incarnation, report.phase.0, lossy(&report.release))
+            .role(self.children.get(&report.incarnation).map_or(Role::Serve, |child| child.role))
             .text("stage", report.stage.to_string())
-            .text("error", report.message.clone())
+            .text("error", cut(&report.message))
             .maybe("exit_status", status)
             .maybe("signal", signal)
             .fact("seconds", Fact::Micros(report.millis.saturating_mul(1000)));
@@ -162,23 +182,34 @@ impl Shell {
     }
 
     pub(crate) fn rehearsal_ended(&mut self, run: &Running, code: u8, message: &str) {
-        let outcome = if code == 0 { "promoted" } else { "aborted" };
+        // Nothing is promoted by it.
+        let outcome = if code == 0 { "passed" } else { "aborted" };
         self.counters.ended(&Kind::Rehearsal.to_string(), outcome);
-        let facts = about(run, &self.releases).text("outcome", outcome).number("code", code);
+        let took = Fact::Micros(millis(now() - run.began).saturating_mul(1000));
+        let facts = about(run, &self.releases).text("outcome", outcome).number("code", code).fact("seconds", took);
         self.happened("rollout-ended", facts, message.into());
     }
 
     pub(crate) fn noted(&mut self, note: &Note, line: &Line) {
         match note {
-            Note::Crashed { worker, .. } => {
+            Note::Crashed { worker, retry: Some(_) } => {
                 let silent = self.children.get(worker).is_some_and(|child| child.silent);
                 self.counters.restarted(if silent { "watchdog" } else { "crash" });
             }
             // Tried again. Any other failed boot is the end of a rollout or of a start, and is counted as that.
             Note::BootFailed { retry: Some(_), .. } => self.counters.restarted("boot-failed"),
+            // Counted when it goes: the one that was to replace it may not boot.
             Note::Recycling { worker } => {
-                let outgrown = self.children.get(worker).is_some_and(|child| child.outgrown.is_some());
-                self.counters.restarted(if outgrown { "max-memory" } else { "max-age" });
+                if let Some(child) = self.children.get_mut(worker) {
+                    child.recycled = true;
+                }
+            }
+            Note::RecycleFailed { worker, .. } => {
+                let slot = self.children.get(worker).map(|child| child.slot);
+                for old in self.children.values_mut().filter(|child| Some(child.slot) == slot) {
+                    old.recycled = false;
+                }
+                self.counters.restarted("boot-failed");
             }
             _ => {}
         }
@@ -187,7 +218,7 @@ impl Shell {
             Line::Warn(_) => "warning",
             Line::Error(_) => "error",
         };
-        self.happened("note", Facts::new().text("level", level), line.text().into());
+        self.happened("note", Facts::new().text("level", level), cut(line.text()));
     }
 
     /// After a step of the mind: what is another than before.
@@ -210,19 +241,14 @@ impl Shell {
             self.happened("known-good", facts, format!("known-good: {release}"));
         }
         if now.state != before.state {
-            let facts = Facts::new().text("from", before.state).text("to", now.state);
+            let from = Some(before.state).filter(|state| !state.is_empty());
+            let from = from.map_or(Fact::Null, |state| Fact::Text(state.into()));
+            let facts = Facts::new().fact("from", from).text("to", now.state);
             self.happened("state", facts, format!("state: {}", now.state));
         }
         if let Some((id, detail, step, of)) = now.rollout.filter(|run| before.rollout.as_ref() != Some(run)) {
             let facts = Facts::new().number("id", id).text("state", detail).number("step", step).number("of", of);
             self.happened("rollout-step", facts, String::new());
-        }
-    }
-
-    /// Gives followers what they have not had yet, as far as they take it.
-    pub(crate) fn tell_followers(&mut self) {
-        for id in self.record.followers() {
-            self.flush_client(id);
         }
     }
 
@@ -232,7 +258,8 @@ impl Shell {
         while self.control.pending(id).is_some_and(|pending| pending < ENOUGH)
             && let Some((reply, last)) = self.record.next_for(id)
         {
-            self.reply(id, &reply, last);
+            // As slow as it likes: no deadline.
+            self.control.reply(id, &reply, last);
             gave = true;
         }
         gave

@@ -67,10 +67,6 @@ impl Record {
         self.followers.contains_key(&client)
     }
 
-    pub(crate) fn followers(&self) -> Vec<u64> {
-        self.followers.keys().copied().collect()
-    }
-
     /// What a client is to be told next, and whether that is the last word. `None`: nothing now.
     pub(crate) fn next_for(&mut self, client: u64) -> Option<(Reply, bool)> {
         let follower = self.followers.get_mut(&client)?;
@@ -137,7 +133,7 @@ mod tests {
         record.follow(7, Some(0), false);
         record.add("note", Vec::new(), "later".into());
         assert_eq!(told(&mut record, 7), ["0", "1", "Done { message: \"\", facts: [] }"]);
-        assert_eq!(record.followers(), [0u64; 0]);
+        assert!(!record.is_followed_by(7));
     }
 
     #[test]
@@ -147,7 +143,7 @@ mod tests {
         assert!(told(&mut record, 7).is_empty());
         record.add("note", Vec::new(), "later".into());
         assert_eq!(told(&mut record, 7), ["later"]);
-        assert_eq!(record.followers(), [7]);
+        assert!(record.is_followed_by(7));
     }
 
     #[test]

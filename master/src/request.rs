@@ -31,7 +31,13 @@ impl Shell {
                 return self.reply_last(id, &metrics);
             }
             // The answer is given as the client takes it.
-            Request::Happenings { after, follow } => return self.record.follow(id, after, follow),
+            Request::Happenings { after, follow } => {
+                if follow {
+                    self.control.follows(id);
+                }
+                self.waiting.insert(id);
+                return self.record.follow(id, after, follow);
+            }
             Request::Events => return self.control.subscribe(id),
             Request::Signal(number) => return self.signal_apps(id, number),
             Request::Stop => Ok(Command::Stop),

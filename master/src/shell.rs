@@ -205,7 +205,7 @@ impl Shell {
         loop {
             if let Some(exit) = self.exit {
                 self.master_ends(narrate::exit_word(exit));
-                self.tell_followers();
+                self.flush_clients();
                 // Whoever hears that the master has stopped finds its addresses free, or left to the next one.
                 match exit {
                     Exit::Stopped | Exit::NothingBoots => self.listeners.clear(),
@@ -269,7 +269,6 @@ impl Shell {
         self.manager.tell(&self.mind, &self.releases, &self.listeners);
         if self.exit.is_none() {
             self.flush_clients();
-            self.tell_followers();
         }
     }
 

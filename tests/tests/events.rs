@@ -10,7 +10,7 @@ use serde_json::Value;
 use tests::aftermath::kill;
 use tests::control::Control;
 use tests::lines::Lines;
-use tests::{Master, Site};
+use tests::{Master, Site, process};
 
 /// What stands on lines of JSON.
 fn parsed(text: &str) -> Vec<Value> {
@@ -129,6 +129,63 @@ fn a_follower_hears_of_the_next_master_too() {
     assert_eq!(told(&events[events.len() - 1..], &[("master-ended", &["how"])]), ["master-ended stopped"]);
     let numbers: Vec<u64> = events.iter().map(number).collect();
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+    // The first master was killed, and may have had more to say; the others have said their last word.
+    assert_eq!(events.iter().filter(|event| event["type"] == "missed").count(), 1, "{events:#?}");
+}
+
+#[test]
+fn a_follower_that_had_nothing_to_hear_yet_hears_all_of_the_next_master() {
+    let site = Site::new();
+    let start = || site.master().workers(1);
+    site.release("41", "");
+    site.deploy("41");
+    let first = start().start();
+    first.until_state("steady");
+    let last = number(kept(&first).last().expect("one"));
+    let clients = || process::descriptors(first.pid()).values().filter(|what| what.starts_with("socket:")).count();
+    let before = clients();
+    let follower = first.ctl_start(&["--json", "events", "--follow", "--after", &last.to_string()]);
+    while clients() == before {
+        std::thread::yield_now();
+    }
+    kill(&first);
+    let next = start().start();
+    next.until_state("steady");
+    until(&site, &follower.stdout, |event| event["type"] == "state" && event["to"] == "steady");
+    next.ctl(&["stop"]).expect(0);
+    let events = parsed(&follower.end().expect(0).stdout);
+    assert_eq!(
+        told(&events[..2], &[("missed", &["count"]), ("master-started", &["name"])]),
+        ["missed null", "master-started site"]
+    );
+}
+
+#[test]
+fn a_follower_that_does_not_read_keeps_nobody_from_ending() {
+    let site = Site::new();
+    let mut master = site.steady("41", "", 1);
+    let mut deaf = Control::open(&site.socket()).expect("a connection");
+    deaf.send(&Request::Happenings { after: Some(0), follow: true }).expect("sent");
+    // As much as it takes without being read, and more.
+    let names = ["a", "b"].map(|letter| letter.repeat(240));
+    for name in &names {
+        site.release(name, "");
+    }
+    for turn in 0..500 {
+        let dir = site.release_dir(&names[turn % 2]).into_os_string().into_encoded_bytes();
+        let mut control = Control::open(&site.socket()).expect("a connection");
+        control.send(&Request::ReloadDir(Some(dir))).expect("sent");
+        assert!(matches!(control.receive(), Ok(Some(Reply::Done { .. }))));
+    }
+    let said = master.ctl(&["stop"]).expect(0);
+    assert_eq!(said.stdout, "master stopped");
+    assert_eq!(master.end().code(), Some(0));
+    // It was not waited for: what it had not been given is not there.
+    let mut last = None;
+    while let Ok(Some(Reply::Happened(happening))) = deaf.receive() {
+        last = Some(happening.kind);
+    }
+    assert!(last.is_some_and(|kind| kind != "master-ended"));
 }
 
 /// Lets things happen until a follower has heard of one.

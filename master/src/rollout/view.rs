@@ -2,7 +2,7 @@
 
 use proto::{Incarnation, Phase, Slot};
 
-use crate::action::Kind;
+use crate::action::{Kind, Outcome};
 use crate::event::ReleaseId;
 use crate::memory::Pending;
 use crate::run::{Run, RunStage};
@@ -147,7 +147,11 @@ impl Rollout {
             Some(run) if run.only.is_some() => 1,
             _ => self.slots.len() as u32,
         };
-        (self.steps_done().min(of), of)
+        match self.run() {
+            // Decided: what is replaced only ends, and what replaced it is no candidate any more.
+            Some(run) if matches!(run.stage, RunStage::Draining(Outcome::Promoted | Outcome::Held)) => (of, of),
+            _ => (self.steps_done().min(of), of),
+        }
     }
 
     /// The candidate's phase while rolling or held, else the known-good release's.
