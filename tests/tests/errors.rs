@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -12,8 +13,9 @@ use std::sync::Mutex;
 
 use nix::sys::signal::Signal;
 use proto::Hello;
-use proto::control::Reply;
-use tests::{Ctl, Output, Site, process};
+use proto::control::{PhasedRestart, Reply, Request};
+use proto::worker::Stage;
+use tests::{Ctl, Master, Output, Site, process};
 
 /// The words in the column `printed` of the page, by the heading above.
 fn printed(heading: &str) -> Vec<(String, String)> {
@@ -99,9 +101,9 @@ fn exit_codes_of_ctl() {
     let other = std::thread::spawn(move || {
         let (mut client, _) = listener.accept().expect("a client");
         let hello = Reply::Hello(Hello { protocol: 999, build: "9.9.9".into() });
-        std::io::Write::write_all(&mut client, &proto::frame::frame(&hello).expect("a frame")).expect("written");
+        client.write_all(&proto::frame::frame(&hello).expect("a frame")).expect("written");
         // It reads until the client goes.
-        let _ = std::io::Read::read_to_end(&mut client, &mut Vec::new());
+        let _ = client.read_to_end(&mut Vec::new());
     });
     tried(9, Ctl::start(&mut tests::ctl::command(&path, &["status"])).end());
     other.join().expect("the other master");
@@ -198,6 +200,7 @@ fn why_a_release_did_not_boot() {
     refused("exited with status", "exit 7");
     refused("waits on the inherited socket", "wait-forever");
     refused("not on the inherited socket", "listen-elsewhere");
+    rows.tried("cannot make a worker process", &starved(&master));
     drop(master);
 
     site.deploy("41");
@@ -205,6 +208,48 @@ fn why_a_release_did_not_boot() {
     checked.until_state("steady");
     site.release("43", "health 500 no database");
     tried("HTTP/1.1 500", checked.roll("43"));
+    rows.all();
+}
+
+/// What a master says about a boot for which it gets no open files.
+fn starved(master: &Master<'_>) -> String {
+    master.site().deploy("41");
+    let mut control = tests::control::Control::open(&master.site().socket()).expect("a client");
+    let limit = |soft: i32| {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.arg("--pid").arg(master.pid().to_string()).arg(format!("--nofile={soft}:"));
+        assert!(prlimit.status().expect("prlimit (of util-linux) is installed").success());
+    };
+    // A new one gets the first free number, and that is one too high.
+    let open = process::descriptors(master.pid());
+    limit((0..).find(|number| !open.contains_key(number)).expect("a number"));
+    control.send(&Request::PhasedRestart(PhasedRestart::default())).expect("sent");
+    let report = loop {
+        match control.receive().expect("a reply") {
+            Some(Reply::Accepted { .. } | Reply::Progress(_)) => {}
+            Some(Reply::Ended { rollout, .. }) => break rollout.report.expect("a report"),
+            other => panic!("{other:?}"),
+        }
+    };
+    limit(4096);
+    assert_eq!(report.stage, Stage::Spawn, "{}", report.message);
+    report.message
+}
+
+#[test]
+fn while_it_serves() {
+    let rows = Rows::of("While it serves");
+    let site = Site::new();
+    let master = site.steady("41", "", 1);
+    let mut client = UnixStream::connect(site.socket()).expect("a connection");
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("written");
+    rows.tried("control client closed", &master.until_log("control client closed"));
+    site.release("42", "");
+    site.deploy("42");
+    fs::remove_dir_all(site.release_dir("41")).expect("removed");
+    process::signal(master.app_pids()[0], Signal::SIGKILL);
+    let words = "the known-good release directory is gone; trying what dir names now";
+    rows.tried(words, &master.until_log("is gone"));
     rows.all();
 }
 

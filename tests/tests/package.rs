@@ -255,24 +255,28 @@ fn a_package_is_installed_used_upgraded_removed_and_purged() {
 
 #[test]
 fn each_program_is_installed_by_cargo() {
-    let site = Site::new();
-    let root = site.root().join("cargo");
+    let root = tempfile::tempdir().expect("a folder");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // TARGET/PROFILE/deps/TEST: what is built there already need not be built again.
+    // TARGET/PROFILE/deps/TEST. A folder of its own in there: the programs under test are not to be replaced meanwhile.
     let test = std::env::current_exe().expect("the test's own path");
-    let target = test.ancestors().nth(3).expect("a target folder");
+    let target = test.ancestors().nth(3).expect("a target folder").join("install");
     for name in ["master", "worker", "ctl"] {
         let mut command = Command::new(&cargo);
-        command.args(["install", "--quiet", "--debug", "--locked", "--no-track", "--path", name, "--root"]).arg(&root);
+        command
+            .args(["install", "--quiet", "--debug", "--locked", "--no-track", "--path", name, "--root"])
+            .arg(root.path());
         // As it is said here it is quicker built, and it is the same program.
-        command.args(["--config", "profile.dev.package.master.opt-level=0", "--target-dir"]).arg(target);
+        command.args(["--config", "profile.dev.package.master.opt-level=0", "--config", "profile.dev.debug=false"]);
+        command.arg("--target-dir").arg(&target);
         Ctl::start(command.current_dir(project(""))).end().expect(0);
     }
-    let bin = root.join("bin");
+    let bin = root.path().join("bin");
     let mut installed: Vec<_> =
         fs::read_dir(&bin).expect("a folder").map(|file| file.expect("a file").file_name()).collect();
     installed.sort();
     assert_eq!(installed, ["ctl", "master", "worker"]);
+    // Its time begins here: building takes none of it.
+    let site = Site::new();
     site.release("41", "");
     site.deploy("41");
     let master = site.master().bin(&bin).workers(1).start();
