@@ -11,22 +11,27 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{CommandFactory, ValueEnum};
 use clap_complete::CompleteEnv;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _};
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 use nix::sys::signal::Signal;
-use proto::control::{Request, Stats};
+use proto::control::{Reply, Request, Stats};
 
-use crate::ask::{self, Answer, PATIENCE};
 use crate::cli::{Cli, Command};
+use crate::client::{Client, Heard};
 use crate::exit::Failure;
 use crate::locate::{self, Target};
 use crate::releases;
+use crate::wait::Until;
 
 /// Set to the shell's name, it makes of `ctl` the one that answers at a Tab.
 const VARIABLE: &str = "PHASED_COMPLETE";
+
+/// How long a Tab may wait for a master that hangs.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A shell that can be helped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,10 +46,10 @@ pub(crate) enum Shell {
 
 /// Answers a shell at a Tab. False: no shell asks, and this is a command as any other.
 pub(crate) fn answered(args: &[OsString]) -> bool {
-    // A shell asks with `--` before what was typed; a variable that somebody has exported is none. Beside what a person has
-    // typed, an error of ours would only be noise.
+    // The scripts put what was typed behind `--`. The variable alone, in the environment of a deploy script, must not make a
+    // command into nothing. And beside what a person has typed, an error of ours would only be noise.
     locate::set(VARIABLE).is_some()
-        && args.get(1).is_some_and(|arg| arg == "--")
+        && args.get(1).is_some_and(|word| word == "--")
         && CompleteEnv::with_factory(Cli::command)
             .var(VARIABLE)
             .try_complete(args.to_vec(), env::current_dir().ok().as_deref())
@@ -139,8 +144,13 @@ fn stats() -> Option<Stats> {
         (None, Some(name)) => Target::Name(name),
         (None, None) => Target::Only,
     });
-    match ask::ask(found.ok()?, &Command::Stats, &Request::Stats, &PATIENCE, &mut |_| ()).ok()? {
-        Answer::Stats(stats) => Some(*stats),
+    let until = Until::within(PATIENCE);
+    let mut client = Client::greet(found.ok()?, Some(&Request::Stats), false, &until).ok()?;
+    match client.hear(&until).ok()? {
+        Heard::Reply(reply) => match *reply {
+            Reply::Stats(stats) => Some(*stats),
+            _ => None,
+        },
         _ => None,
     }
 }

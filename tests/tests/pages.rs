@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use nix::sys::signal::Signal;
 use tests::binaries::binary;
 use tests::{Ctl, Output, Site};
 
@@ -151,10 +152,11 @@ fn zsh(words: &[&str]) -> String {
         zpty -r terminal said '*ready-2*'
         zpty -w -n terminal "$1"$'\t\x18'
         zpty -r terminal said '*<*>*'
-        print -r -- "${${said##*<}%%>*}""#;
+        print -r -- "${${said##*<}%%>*}"
+        zpty -d terminal"#;
     let line = words.join(" ");
     // A zsh that never shows its line would be waited for without end.
-    let mut command = shell(&["timeout", "60", "zsh", "-f", "-c", TAB, "zsh"]);
+    let mut command = shell(&["timeout", "300", "zsh", "-f", "-c", TAB, "zsh"]);
     quiet(command.arg(&line)).trim_end_matches('\n').to_owned()
 }
 
@@ -197,10 +199,14 @@ fn releases_are_completed_from_beside_the_masters_own() {
     let typed = ["phased-ctl", "--socket", &socket, "rehearse", &fresh[..fresh.len() - 1]];
     fs::remove_dir_all(&own).ok();
     assert_eq!(zsh(&typed), format!("phased-ctl --socket {socket} rehearse {fresh} "));
-    drop(master);
     // Nobody answers: directories, and not a word of complaint.
-    let folder = site.root().join("releases").display().to_string();
-    assert_eq!(bash(&["phased-ctl", "--socket", &socket, "rehearse", &format!("{folder}/")]), [format!("{fresh}/")]);
+    let folder = format!("{}/", site.root().join("releases").display());
+    let words = ["phased-ctl", "--socket", &socket, "rehearse", &folder];
+    master.signal(Signal::SIGSTOP);
+    assert_eq!(bash(&words), [format!("{fresh}/")]);
+    master.signal(Signal::SIGCONT);
+    drop(master);
+    assert_eq!(bash(&words), [format!("{fresh}/")]);
 }
 
 #[test]
@@ -214,6 +220,10 @@ fn a_script_is_for_the_name_that_was_typed() {
         "{}",
         said.stdout
     );
+    // What only the scripts are to set does no harm to a command.
+    let said =
+        Ctl::start(tests::ctl::bare().args(["completions", "fish"]).env("PHASED_COMPLETE", "bash")).end().expect(0);
+    assert!(said.stdout.starts_with("complete "), "{}", said.stdout);
     let said = Ctl::start(tests::ctl::bare().args(["completions", "csh"])).end().expect(2);
     assert!(said.stderr.contains("csh") && said.stderr.contains("bash, zsh, fish"), "{}", said.stderr);
 }
