@@ -32,9 +32,9 @@ use crate::wait::{Interrupts, Until};
 pub(crate) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9097);
 
 /// Connections at a time; the next ones wait in the kernel's queue.
-const CONNECTIONS: usize = 32;
+const CONNECTIONS: usize = 128;
 /// For a request's head.
-const HEAD: Duration = Duration::from_secs(5);
+const HEAD: Duration = Duration::from_secs(2);
 /// For a whole connection, which is one request: its head, the scrape before it, its own, and the answer.
 const WHOLE: Duration = Duration::from_secs(30);
 /// Until the next try when no connection can be taken, for want of descriptors say.

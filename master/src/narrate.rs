@@ -149,7 +149,10 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
                 format!("going back to {}: {} was promoted and never confirmed", shown(release), shown(dir))
             }
         }),
-        Note::Trial(release) => Line::Info(format!("{} was never tried: it begins on one slot alone", shown(release))),
+        Note::Trial(release) => Line::Info(format!(
+            "dir names {}, which is not the known-good release: it begins on one slot alone",
+            shown(release)
+        )),
         Note::TrialFailed { release, instead, .. } => Line::Error(format!(
             "unable to boot with new codebase ({}): starting the known-good release {} (ctl report)",
             shown(release),

@@ -343,7 +343,7 @@ fn silent_connections_do_not_keep_it_from_serving() {
     let _master = site.steady("41", "", 1);
     let (exporter, address) = exporter(&site);
     // More than it takes at a time, and half of them begin to say something.
-    let silent: Vec<TcpStream> = (0..48)
+    let silent: Vec<TcpStream> = (0..160)
         .map(|number| {
             let mut stream = TcpStream::connect(address).expect("a connection");
             if number % 2 == 0 {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use proto::control::{PhasedRestart, Request, Scale, Stats};
 use proto::worker::BootReport;
+use proto::worker::Bytes;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use crate::render::text;
@@ -26,6 +27,8 @@ pub(crate) struct Model {
     pub(crate) report: Option<Box<BootReport>>,
     /// What is about to be asked of the master, if the person says yes.
     pub(crate) about: Option<Act>,
+    /// Which release a phased restart was asked about.
+    pub(crate) meant: Option<Bytes>,
     /// What the master said to what was asked last; and whether that is bad news.
     pub(crate) said: Option<(String, bool)>,
     /// The first slot and the first line of the report that are shown, as far as there are so many.
@@ -78,12 +81,13 @@ impl Act {
         }
     }
 
-    fn request(self) -> Request {
+    /// `shown`: the release that the question named. What is agreed to is that one, whatever `dir` names by then.
+    fn request(self, shown: Option<Bytes>) -> Request {
         match self {
             Self::Up => Request::Scale(Scale::Up(1)),
             Self::Down => Request::Scale(Scale::Down(1)),
             Self::Abort => Request::Abort,
-            Self::Restart => Request::PhasedRestart(PhasedRestart::default()),
+            Self::Restart => Request::PhasedRestart(PhasedRestart { dir: shown, ..PhasedRestart::default() }),
         }
     }
 }
@@ -123,7 +127,7 @@ impl Model {
             Act::Down => format!("one worker fewer than {workers}"),
             Act::Abort => "abort the rollout and put back what it replaced".into(),
             Act::Restart => {
-                let target = self.stats.as_ref().and_then(|s| s.dir_target.as_deref());
+                let target = self.meant.as_deref();
                 format!("phased-restart with {}", target.map_or_else(|| "what dir names".into(), text))
             }
         };
@@ -144,7 +148,7 @@ impl Model {
                 KeyCode::Char('y' | 'Y') => {
                     self.about = None;
                     self.said = Some((format!("{}: asked", act.name()), false));
-                    return Then::Ask(act, act.request());
+                    return Then::Ask(act, act.request(self.meant.take()));
                 }
                 KeyCode::Char('n' | 'N' | 'q') | KeyCode::Esc => self.about = None,
                 _ => {}
@@ -156,7 +160,10 @@ impl Model {
             KeyCode::Char('+') => self.about = Some(Act::Up),
             KeyCode::Char('-') => self.about = Some(Act::Down),
             KeyCode::Char('a') => self.about = Some(Act::Abort),
-            KeyCode::Char('r') if !ctrl => self.about = Some(Act::Restart),
+            KeyCode::Char('r') if !ctrl => {
+                self.about = Some(Act::Restart);
+                self.meant = self.stats.as_ref().and_then(|s| s.dir_target.clone());
+            }
             KeyCode::Down => self.slots_from += 1,
             KeyCode::Up => self.slots_from = self.slots_from.saturating_sub(1),
             KeyCode::PageDown => self.report_from += PAGE,
@@ -175,6 +182,20 @@ mod tests {
 
     fn press(model: &mut Model, code: KeyCode) -> Then {
         model.key(KeyEvent::new(code, KeyModifiers::NONE))
+    }
+
+    #[test]
+    fn what_is_agreed_to_is_what_was_asked() {
+        let mut model = Model::default();
+        let mut stats = sample::rolling(3);
+        stats.dir_target = Some(b"/r/1".to_vec());
+        model.learn(stats.clone());
+        press(&mut model, KeyCode::Char('r'));
+        stats.dir_target = Some(b"/r/2".to_vec());
+        model.learn(stats);
+        assert_eq!(model.question(Act::Restart), "phased-restart with /r/1?");
+        let Then::Ask(_, Request::PhasedRestart(asked)) = press(&mut model, KeyCode::Char('y')) else { panic!() };
+        assert_eq!(asked.dir, Some(b"/r/1".to_vec()));
     }
 
     #[test]

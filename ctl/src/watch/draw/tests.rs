@@ -171,6 +171,7 @@ fn a_question_an_answer_and_a_master_that_is_away() {
     let last = |model: &mut Model| drawn(model, 80, 24).lines().nth(22).unwrap().to_owned();
     assert!(drawn(&mut model, 80, 24).starts_with("no answer yet\n"));
     model.learn(sample::rolling(3));
+    model.meant = Some(sample::path("42"));
     for (act, wanted) in [
         (Act::Up, "one worker more than 3? y/n"),
         (Act::Down, "one worker fewer than 3? y/n"),
