@@ -200,7 +200,7 @@ pub(crate) fn note(note: &Note, releases: &Releases, about: impl Fn(proto::Incar
             Line::Error(format!("slot {}: {} died: {}{then}", s.slot, s.release, s.ending))
         }
         Note::Fallback { slot, release } => Line::Error(format!(
-            "slot {slot}: the known-good release directory is gone; trying what dir names now, {}",
+            "slot {slot}: the known-good release directory is gone; trying {} instead",
             shown(release)
         )),
         Note::NoFallback { slot, release: Some(release) } => Line::Error(format!(

@@ -248,7 +248,7 @@ fn while_it_serves() {
     site.deploy("42");
     fs::remove_dir_all(site.release_dir("41")).expect("removed");
     process::signal(master.app_pids()[0], Signal::SIGKILL);
-    let words = "the known-good release directory is gone; trying what dir names now";
+    let words = "the known-good release directory is gone; trying";
     rows.tried(words, &master.until_log("is gone"));
     rows.all();
 }

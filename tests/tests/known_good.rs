@@ -162,6 +162,29 @@ fn a_deleted_known_good_directory_falls_back_to_dir_and_says_so() {
 }
 
 #[test]
+fn where_dir_names_nothing_that_can_be_what_was_trusted_before_comes_back() {
+    let site = Site::new();
+    let master = site.steady("41", "", 2);
+    site.release("42", "");
+    master.roll("42").expect(0);
+    site.release("43", BROKEN);
+    master.roll("43").expect(3);
+    fs::remove_dir_all(site.release_dir("42")).expect("removed");
+    for pid in master.app_pids() {
+        process::signal(pid, Signal::SIGKILL);
+    }
+    let stats = master.until("every slot serves", |stats| all_on(stats, "41"));
+    assert_eq!(
+        (stats.state.as_str(), name_of(&stats.release)),
+        ("degraded", "42".to_string()),
+        "it stands in, and is not promoted"
+    );
+    assert_eq!(site.boots("43"), 1, "and nothing that was refused was tried");
+    master.ctl(&["rollback"]).expect(0);
+    assert!(all_on(&master.stats(), "41") && master.stats().state == "steady");
+}
+
+#[test]
 fn a_refused_release_is_no_fallback_and_there_is_no_crash_loop() {
     let site = Site::new();
     let master = site.steady("41", "", 2);

@@ -165,12 +165,14 @@ impl Rollout {
 
     pub(crate) fn resolved(&mut self, slot: Slot, release: Option<ReleaseId>, out: &mut Vec<Action>) {
         let known_good = self.known_good.release;
-        let usable = release.filter(|r| *r != known_good && !self.refused.contains(r));
+        let usable = |r: &ReleaseId| *r != known_good && !self.refused.contains(r);
+        // What was trusted before, where `dir` names nothing that can be: a rollback would start that as well.
+        let fallback = release.filter(usable).or(self.previous.last().copied().filter(usable));
         let Some(state) = self.slot_mut(slot) else { return };
         if !core::mem::take(&mut state.resolving) {
             return;
         }
-        if let Some(release) = usable {
+        if let Some(release) = fallback {
             state.fallback = Some(release);
             out.push(Action::Note(Note::Fallback { slot, release }));
         } else {
