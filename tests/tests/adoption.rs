@@ -267,9 +267,9 @@ fn other_addresses_are_served_by_other_workers() {
     kill(&site, &master);
     let next = site.master().workers(2).listen(&[&listen("two")]).start();
     let stats = next.until("others serve", |stats| {
-        stats.state == "steady" && stats.worker_status.iter().filter_map(app_pid).all(|pid| !old.contains(&pid))
+        all_on(stats, "41") && stats.worker_status.iter().filter_map(app_pid).all(|pid| !old.contains(&pid))
     });
-    assert!(all_on(&stats, "41"), "{stats:#?}");
+    assert_eq!(stats.state, "steady", "{stats:#?}");
     assert!(site.fewest_serving(2) >= 2, "P2: {:#?}", site.history());
     assert!(next.get("/").contains("41"));
 }

@@ -204,7 +204,8 @@ fn the_next_master_adopts_them() {
     process::signal(theirs_before[0], Signal::SIGKILL);
     left.iter().for_each(|pid| site.until_ended(*pid));
     next.until("filled", |stats| {
-        stats.state == "steady" && !stats.worker_status.iter().any(|w| w.pid == Some(theirs_before[0] as u32))
+        // (It is steady also while a slot is respawned.)
+        all_on(stats, "41") && !stats.worker_status.iter().any(|w| w.pid == Some(theirs_before[0] as u32))
     });
     assert_eq!(doors(&site), 2);
     next.ctl(&["upgrade"]).expect(0);
