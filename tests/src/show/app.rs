@@ -60,7 +60,7 @@ pub fn run() -> io::Result<()> {
     }));
     let version = fs::read_to_string("version")?.trim().to_owned();
     if let Some(millis) = fs::read_to_string("boot_ms").ok().and_then(|text| text.trim().parse().ok()) {
-        // What an app takes to load itself; nobody waits for this sleep to be over but by waiting until the app is ready.
+        // The demo's app plays one that takes its time to load. Nobody relies on how long: the master waits until it is ready.
         thread::sleep(Duration::from_millis(millis));
     }
     if let Ok(needs) = fs::read_to_string("needs") {

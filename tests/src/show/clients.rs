@@ -142,7 +142,8 @@ impl Shared {
             }
             drop(tally);
             self.more.notify_all();
-            // The pace of a visitor, so that the load leaves the machine to what is shown; nothing is awaited here.
+            // The demo's clients play visitors, who pause between two pages, so that the load leaves the machine to what is shown.
+            // Nothing is waited for: every answer was counted above.
             thread::sleep(pause);
         }
     }

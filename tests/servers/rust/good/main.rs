@@ -69,6 +69,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let drained = async move {
         term.recv().await;
         stop.send_replace(true);
+        // Not a wait for something that could be awaited: a client's next request on a connection that it keeps has no sign
+        // before it comes, so it gets this span to come and to be told that the connection ends.
         sleep(Duration::from_millis(500)).await;
     };
     serve(listener, app).with_graceful_shutdown(drained).await?;

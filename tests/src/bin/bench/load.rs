@@ -44,8 +44,8 @@ pub(crate) fn wrk(place: &Place, (runs, seconds): (usize, u64)) -> Result<bool> 
             let mut wrk = Command::new("wrk");
             wrk.args(["-t2", "-c16", &duration, "-H", "Connection: close", &url]).stdout(Stdio::piped());
             let mut wrk = wrk.spawn()?;
-            // wrk says nothing while it runs, so that time alone tells when its load is there. A restart that misses the
-            // load is said below.
+            // wrk says nothing while it runs and has no event to wait for: time alone tells that its load is there, a quarter of
+            // its span. A restart that misses the load is said below.
             let begun = Instant::now();
             std::thread::sleep(Duration::from_secs(seconds) / 4);
             measure::restart(&master, code)?;

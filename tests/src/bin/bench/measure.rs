@@ -124,7 +124,7 @@ fn settle(master: &Master, idle: u64, figures: &mut Figures) -> Result<()> {
     pids.iter().for_each(|pid| machine::until_asleep(*pid));
     let count = || -> u64 { pids.iter().map(|pid| machine::switches(*pid)).sum() };
     let before = count();
-    // The span itself is what is measured.
+    // Not a wait for anything: wake-ups within this span are the figure, so the span has to pass.
     thread::sleep(Duration::from_secs(idle));
     figures.wakeups.push((count() - before) as f64);
     figures.master_kib.push(machine::pss(pids[0]).context("smaps_rollup of the master")?);
