@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Release, Worker, has, is_alive, processes_with, shell, spec};
+use common::{Release, Worker, has, processes_with, shell, spec, until_ended};
 use proto::worker::{BootSpec, ExitStatus, FromWorker, Ready, ToWorker};
 
 fn booted(order: &BootSpec) -> Worker {
@@ -134,11 +134,7 @@ fn a_killed_worker_s_app_gets_the_stop_signal() {
     let app = worker.app_pid();
     worker.child.kill().unwrap();
     worker.child.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while is_alive(app) {
-        assert!(Instant::now() < deadline, "{app} lives");
-        std::thread::yield_now();
-    }
+    until_ended(app);
 }
 
 #[test]

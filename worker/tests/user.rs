@@ -4,10 +4,9 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::time::{Duration, Instant};
 
 use common::heir::Heir;
-use common::{Release, Worker, hook_line, idle, is_alive, listener, shell, spec};
+use common::{Release, Worker, hook_line, idle, is_alive, listener, shell, spec, until_ended};
 use proto::worker::{BootSpec, Evidence, ExitStatus, Stage, Task, ToWorker, User};
 
 /// A user that nobody has to know, in two groups more.
@@ -149,11 +148,7 @@ fn the_app_hears_of_its_killed_worker() {
     let app = worker.app_pid();
     worker.child.kill().unwrap();
     worker.child.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while is_alive(app) {
-        assert!(Instant::now() < deadline, "{app} lives");
-        std::thread::yield_now();
-    }
+    until_ended(app);
 }
 
 #[test]

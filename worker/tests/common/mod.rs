@@ -417,6 +417,15 @@ pub fn is_alive(pid: i32) -> bool {
         .is_some_and(|(_, rest)| !matches!(rest.trim_start().as_bytes().first(), Some(b'Z' | b'X') | None))
 }
 
+/// Waits for the end of a process that is no child of ours.
+pub fn until_ended(pid: i32) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while is_alive(pid) {
+        assert!(Instant::now() < deadline, "{pid} lives");
+        std::thread::yield_now();
+    }
+}
+
 /// The processes that carry this in their environment.
 pub fn processes_with(token: &str) -> Vec<i32> {
     let numbers = fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
